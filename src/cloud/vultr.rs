@@ -1,0 +1,244 @@
+//! Vultr: what its API is called with and what its answers mean (API v2, as seen in 2026).
+
+mod block;
+mod instance;
+mod metadata;
+mod wire;
+
+use std::{collections::BTreeMap, time::Duration};
+
+pub use metadata::identity;
+
+use super::{
+    Attachment, Cloud, CloudError, NewVolume, Profile, Region, Volume, VolumePage, VolumeType, http::Http,
+    pace::Pace, token::TokenFile,
+};
+use crate::{
+    error::Error,
+    metrics::Metrics,
+    volume::{Gib, IdForm, NodeId, VolumeId},
+};
+
+/// NVMe, the API's `high_perf`.
+static NVME: VolumeType = VolumeType { name: "high_perf", min: Gib(10), max: Gib(10_000), step: Gib(1) };
+/// HDD, the API's `storage_opt`.
+static HDD: VolumeType = VolumeType { name: "storage_opt", min: Gib(40), max: Gib(40_000), step: Gib(1) };
+
+/// What is known of Vultr beforehand.
+pub static PROFILE: Profile = Profile {
+    name: "vultr",
+    driver_name: "block.csi.vultr.com",
+    api_url: "https://api.vultr.com",
+    id_form: IdForm::Uuid,
+    topology_key: "region",
+    volume_types: &[&NVME, &HDD],
+    // Vultr support, 2023-11; the 16 of earlier documents was wrong.
+    attachments_per_instance: 11,
+    // Per source address; more is answered by 429.
+    requests_per_second: 30,
+    page_size: 500,
+    between_changes: Duration::from_secs(60),
+    link_prefix: "virtio-",
+    is_volume_serial,
+    volume_type,
+    publish_context,
+    attachment,
+};
+
+/// The API that the controller calls.
+#[derive(Debug)]
+pub struct Vultr {
+    http: Http,
+}
+
+impl Vultr {
+    /// A client of the API at `base`.
+    ///
+    /// # Errors
+    /// In words for the operator, if there can be no HTTP client.
+    pub fn new(base: &str, token: TokenFile, pace: Pace, metrics: Metrics) -> Result<Self, String> {
+        Ok(Self { http: Http::new(base, token, pace, metrics, wire::meaning)? })
+    }
+}
+
+#[async_trait::async_trait]
+impl Cloud for Vultr {
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
+    }
+
+    async fn list_volumes(&self, cursor: Option<&str>, size: u32) -> Result<VolumePage, CloudError> {
+        block::list(&self.http, cursor, size).await
+    }
+
+    async fn volume(&self, id: &VolumeId) -> Result<Volume, CloudError> {
+        block::get(&self.http, id).await
+    }
+
+    async fn create_volume(&self, volume: &NewVolume) -> Result<Volume, CloudError> {
+        block::create(&self.http, volume).await
+    }
+
+    async fn grow_volume(&self, id: &VolumeId, size: Gib) -> Result<(), CloudError> {
+        block::grow(&self.http, id, size).await
+    }
+
+    async fn delete_volume(&self, id: &VolumeId) -> Result<(), CloudError> {
+        block::delete(&self.http, id).await
+    }
+
+    async fn attach_volume(&self, id: &VolumeId, node: &NodeId) -> Result<(), CloudError> {
+        block::attach(&self.http, id, node).await
+    }
+
+    async fn detach_volume(&self, id: &VolumeId, _: &NodeId) -> Result<(), CloudError> {
+        block::detach(&self.http, id).await
+    }
+
+    async fn instance_exists(&self, id: &NodeId) -> Result<bool, CloudError> {
+        instance::exists(&self.http, id).await
+    }
+
+    async fn regions(&self) -> Result<Vec<Region>, CloudError> {
+        instance::regions(&self.http).await
+    }
+}
+
+/// `<region>-<14 hex digits>` in the samples there are; other lengths are let pass.
+fn is_volume_serial(serial: &str) -> bool {
+    serial.split_once('-').is_some_and(|(region, rest)| {
+        region.len() == 3
+            && region.bytes().all(|byte| byte.is_ascii_lowercase())
+            && rest.len() >= 8
+            && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
+}
+
+/// `disk_type` and the older `block_type`, which overrides it (as Vultr's own driver has it).
+fn volume_type(parameters: &BTreeMap<String, String>) -> Result<&'static VolumeType, Error> {
+    let mut by_disk_type = None;
+    let mut by_block_type = None;
+    for (key, value) in parameters {
+        let lower = value.to_ascii_lowercase();
+        let unknown = |allowed: &str| Err(Error::invalid(format!("parameter {key}"), format!("'{value}' is not {allowed}")));
+        match key.as_str() {
+            "storage_type" => match lower.as_str() {
+                "block" => {}
+                "vfs" => return unknown("supported by this version of the driver; use 'block'"),
+                _ => return unknown("a storage type; use 'block'"),
+            },
+            "disk_type" => match lower.as_str() {
+                "nvme" => by_disk_type = Some(&NVME),
+                "hdd" => by_disk_type = Some(&HDD),
+                _ => return unknown("'nvme' or 'hdd'"),
+            },
+            "block_type" => match lower.as_str() {
+                "high_perf" => by_block_type = Some(&NVME),
+                "storage_opt" => by_block_type = Some(&HDD),
+                _ => return unknown("'high_perf' or 'storage_opt'"),
+            },
+            key if is_the_sidecars(key) => {}
+            _ => {
+                return Err(Error::invalid(
+                    format!("parameter {key}"),
+                    "is not known; the parameters are storage_type, disk_type and block_type",
+                ));
+            }
+        }
+    }
+    Ok(by_block_type.or(by_disk_type).unwrap_or(&NVME))
+}
+
+/// Keys that the external sidecars read and may leave in.
+fn is_the_sidecars(key: &str) -> bool {
+    let deprecated_secret = key.starts_with("csi") && key.contains("Secret");
+    key.starts_with("csi.storage.k8s.io/") || key.eq_ignore_ascii_case("fstype") || deprecated_secret
+}
+
+const MOUNT_ID: &str = "mount_vol_name";
+const STORAGE_TYPE: &str = "storage_type";
+/// Ours; Vultr's own driver does not tell the size.
+const SIZE_GIB: &str = "size_gib";
+
+fn publish_context(volume: &Volume) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (MOUNT_ID.to_owned(), volume.serial.clone()),
+        (STORAGE_TYPE.to_owned(), "block".to_owned()),
+        (SIZE_GIB.to_owned(), volume.size.0.to_string()),
+    ])
+}
+
+fn attachment(context: &BTreeMap<String, String>) -> Result<Attachment, Error> {
+    let field = |key: &str| format!("publish_context[{key}]");
+    match context.get(STORAGE_TYPE).map(String::as_str) {
+        None | Some("" | "block") => {}
+        Some(other) => {
+            return Err(Error::invalid(field(STORAGE_TYPE), format!("'{other}' is not supported by this version")));
+        }
+    }
+    let serial = context.get(MOUNT_ID).ok_or_else(|| {
+        Error::invalid(field(MOUNT_ID), "is missing; detach and attach the volume to have it told again")
+    })?;
+    let is_one_word = (1..=64).contains(&serial.len())
+        && serial.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    if !is_one_word {
+        return Err(Error::invalid(field(MOUNT_ID), "is not a mount id of Vultr (region, dash, letters and digits)"));
+    }
+    let size = match context.get(SIZE_GIB) {
+        None => None,
+        Some(text) => Some(Gib(text.parse().map_err(|_| Error::invalid(field(SIZE_GIB), "is not a number of GiB"))?)),
+    };
+    Ok(Attachment { serial: serial.clone(), size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn storage_classes_of_vultrs_driver_mean_what_they_meant() {
+        for (parameters, wanted) in [
+            (&[][..], Ok("high_perf")),
+            (&[("block_type", "high_perf")], Ok("high_perf")),
+            (&[("block_type", "STORAGE_OPT")], Ok("storage_opt")),
+            (&[("storage_type", "Block"), ("disk_type", "HDD")], Ok("storage_opt")),
+            (&[("disk_type", "nvme"), ("block_type", "storage_opt")], Ok("storage_opt")),
+            (&[("fsType", "xfs"), ("csi.storage.k8s.io/fstype", "xfs")], Ok("high_perf")),
+            (&[("csiProvisionerSecretName", "x"), ("csiNodePublishSecretNamespace", "x")], Ok("high_perf")),
+            (&[("disk_type", "tape")], Err("parameter disk_type")),
+            (&[("storage_type", "vfs")], Err("parameter storage_type")),
+            (&[("disktype", "nvme")], Err("parameter disktype")),
+        ] {
+            match (volume_type(&map(parameters)), wanted) {
+                (Ok(found), Ok(wanted)) => assert_eq!(found.name, wanted, "{parameters:?}"),
+                (Err(error), Err(field)) => {
+                    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+                    assert!(error.to_string().starts_with(field), "{error}");
+                }
+                (found, _) => panic!("{parameters:?}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn attachments_of_vultrs_driver_are_understood() {
+        let old = map(&[("mount_vol_name", "ewr-2f5d7a314fe44f")]);
+        assert_eq!(attachment(&old).unwrap(), Attachment { serial: "ewr-2f5d7a314fe44f".to_owned(), size: None });
+        let with_size = map(&[("mount_vol_name", "ewr-2f5d7a314fe44f"), ("storage_type", "block"), ("size_gib", "10")]);
+        assert_eq!(attachment(&with_size).unwrap().size, Some(Gib(10)));
+        for bad in [&[][..], &[("mount_vol_name", "../../sda")], &[("mount_vol_name", "a"), ("size_gib", "ten")]] {
+            assert_eq!(attachment(&map(bad)).unwrap_err().code(), tonic::Code::InvalidArgument, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_volumes_serial_is_told_from_another_disks() {
+        for (serial, is) in [("ewr-2f5d7a314fe44f", true), ("ewr-example112233", true), ("QM00001", false), ("", false)] {
+            assert_eq!(is_volume_serial(serial), is, "{serial}");
+        }
+    }
+}

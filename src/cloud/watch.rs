@@ -1,0 +1,310 @@
+//! The one place that looks at volumes in the cloud, so that looking is shared.
+//!
+//! Everybody who has to know how a volume stands asks here, once ([`Watcher::read`]) or until something has come about
+//! ([`Watcher::until`]). A few questions are answered one by one; as soon as the account's pages are fewer than the
+//! questions, one listing answers them all. So what looking costs grows neither with the volumes in flight nor with
+//! the account. An answer is always a read that began after the question was asked; and that a listing lacks a volume
+//! proves nothing, so the volume itself is then asked for.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use super::{Cloud, CloudError, Volume};
+use crate::{error::Error, volume::VolumeId};
+
+/// How long the first of several questions waits for others to join it.
+const GATHERING: Duration = Duration::from_millis(30);
+/// A listing of n pages is followed by a pause of n times this: a quarter of the default request rate.
+const PAUSE_PER_PAGE: Duration = Duration::from_millis(200);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What is waited for; each kind has its own usual duration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Awaited {
+    /// A new volume becomes active.
+    Created,
+    /// A volume is on its instance.
+    Attached,
+    /// A volume is on no instance.
+    Detached,
+    /// A volume has its new size.
+    Grown,
+}
+
+impl Awaited {
+    /// How long it usually takes, until this process has seen better.
+    fn usual(self) -> Duration {
+        match self {
+            Self::Created => Duration::from_secs(1),
+            Self::Attached | Self::Detached => Duration::from_secs(2),
+            Self::Grown => Duration::from_millis(500),
+        }
+    }
+
+    /// When waiting ends with an error that the caller can repeat.
+    fn longest(self) -> Duration {
+        Duration::from_secs(180)
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "active",
+            Self::Attached => "attached",
+            Self::Detached => "detached",
+            Self::Grown => "grown",
+        }
+    }
+}
+
+/// Looks at volumes on behalf of all operations.
+#[derive(Clone)]
+pub struct Watcher {
+    cloud: Arc<dyn Cloud>,
+    state: Arc<Mutex<State>>,
+    asked: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    questions: Vec<Question>,
+    /// How many volumes the account had when it was last listed.
+    total: Option<u64>,
+    /// When the next listing may begin.
+    rested: Option<Instant>,
+    answering: bool,
+    usual: HashMap<Awaited, Duration>,
+}
+
+struct Question {
+    id: VolumeId,
+    /// When an answer is wanted; one that comes earlier for free is welcome.
+    due: Instant,
+    answer: oneshot::Sender<Result<Volume, CloudError>>,
+}
+
+impl Watcher {
+    /// A watcher of this cloud's volumes.
+    pub fn new(cloud: Arc<dyn Cloud>) -> Self {
+        Self { cloud, state: Arc::default(), asked: Arc::default() }
+    }
+
+    /// How a volume stands, by a read that begins now or later.
+    ///
+    /// # Errors
+    /// The cloud's.
+    pub async fn read(&self, id: &VolumeId) -> Result<Volume, CloudError> {
+        self.read_at(id, Instant::now()).await
+    }
+
+    /// Looks at a volume, which was changed at `since`, until `check` finds what is awaited.
+    ///
+    /// # Errors
+    /// [`Error::VolumeNotFound`] if the volume goes away; [`Error::NotYet`] if nothing comes of it in time.
+    pub async fn until<T>(
+        &self,
+        id: &VolumeId,
+        awaited: Awaited,
+        since: Instant,
+        mut check: impl FnMut(&Volume) -> Option<T>,
+    ) -> Result<T, Error> {
+        let usual = self.lock().usual.get(&awaited).copied().unwrap_or(awaited.usual());
+        let mut pause = (usual / 4).max(SHORTEST_PAUSE);
+        let mut due = since + usual;
+        let mut late = false;
+        let mut last = String::from("nothing could be learnt");
+        while since.elapsed() < awaited.longest() {
+            match self.read_at(id, due).await {
+                Ok(volume) => {
+                    if let Some(found) = check(&volume) {
+                        self.learn(awaited, usual, since.elapsed(), late);
+                        return Ok(found);
+                    }
+                    last = format!("it is {}", standing(&volume));
+                }
+                Err(CloudError::NotFound(_)) => return Err(Error::VolumeNotFound(id.to_string())),
+                Err(error) => last = error.to_string(),
+            }
+            if Instant::now() >= due {
+                late = true;
+                due = Instant::now() + pause;
+                pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+            }
+        }
+        Err(Error::NotYet(format!(
+            "volume {id} is not {} after {} s; {last}",
+            awaited.as_str(),
+            since.elapsed().as_secs()
+        )))
+    }
+
+    /// All volumes of the account, by a listing that begins now.
+    ///
+    /// # Errors
+    /// The cloud's, if any page cannot be had.
+    pub async fn list(&self) -> Result<Vec<Volume>, CloudError> {
+        let mut volumes = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let page = self.cloud.list_volumes(cursor.as_deref(), self.cloud.profile().page_size).await?;
+            volumes.extend(page.volumes);
+            match page.next {
+                // A cloud that sends us in circles would have us list for ever.
+                Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
+                Some(next) => return Err(CloudError::Unknown(format!("page {next} of a listing follows itself"))),
+                None => break,
+            }
+        }
+        self.lock().total = Some(volumes.len() as u64);
+        Ok(volumes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first look comes when things are usually done: a look too early costs a request, one too late some time.
+    fn learn(&self, awaited: Awaited, usual: Duration, took: Duration, late: bool) {
+        let better = if late { took.min(usual * 2) } else { took.min(usual.mul_f64(0.99)) };
+        self.lock().usual.insert(awaited, better.max(SHORTEST_PAUSE));
+    }
+
+    async fn read_at(&self, id: &VolumeId, due: Instant) -> Result<Volume, CloudError> {
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut state = self.lock();
+            state.questions.push(Question { id: id.clone(), due, answer });
+            if state.answering {
+                self.asked.notify_one();
+            } else {
+                state.answering = true;
+                tokio::spawn(self.clone().serve());
+            }
+        }
+        answered.await.unwrap_or_else(|_| Err(CloudError::Unknown("the watcher ended".to_owned())))
+    }
+
+    /// Answers questions for as long as there are any.
+    async fn serve(self) {
+        loop {
+            let (first, rested) = {
+                let mut state = self.lock();
+                state.questions.retain(|question| !question.answer.is_closed());
+                let Some(first) = state.questions.iter().map(|question| question.due).min() else {
+                    state.answering = false;
+                    return;
+                };
+                (first, state.rested)
+            };
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(first + GATHERING) => {}
+                () = self.asked.notified() => continue,
+            }
+            let Some(due) = self.take_due() else {
+                // More questions are due than the account has pages.
+                if let Some(rested) = rested {
+                    tokio::time::sleep_until(rested).await;
+                }
+                self.answer_by_listing().await;
+                continue;
+            };
+            for (id, askers) in due {
+                let cloud = Arc::clone(&self.cloud);
+                tokio::spawn(async move { tell(askers, &cloud.volume(&id).await) });
+            }
+        }
+    }
+
+    /// Takes the questions that are due, by volume, if asking for each volume costs no more than a listing.
+    fn take_due(&self) -> Option<Vec<(VolumeId, Vec<Answer>)>> {
+        let mut state = self.lock();
+        let pages = self.pages(state.total);
+        let now = Instant::now();
+        let mut ids: Vec<&VolumeId> = state.questions.iter().filter(|q| q.due <= now).map(|q| &q.id).collect();
+        ids.sort();
+        ids.dedup();
+        if ids.len() > 1 && ids.len() as u64 > pages {
+            return None;
+        }
+        let (due, later) = std::mem::take(&mut state.questions).into_iter().partition(|q| q.due <= now);
+        state.questions = later;
+        Some(by_volume(due))
+    }
+
+    /// How many requests a listing is. An account that was never listed is not listed for this.
+    fn pages(&self, total: Option<u64>) -> u64 {
+        total.map_or(u64::MAX, |total| total.div_ceil(u64::from(self.cloud.profile().page_size)).max(1))
+    }
+
+    /// Answers every question there is, due or not: the listing is paid for.
+    async fn answer_by_listing(&self) {
+        let questions = std::mem::take(&mut self.lock().questions);
+        let listed = self.list().await;
+        {
+            let mut state = self.lock();
+            let pages = u32::try_from(self.pages(state.total)).unwrap_or(u32::MAX).min(1000);
+            let pause = (PAUSE_PER_PAGE * pages).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+            state.rested = Some(Instant::now() + pause);
+        }
+        match listed {
+            Ok(volumes) => {
+                let mut rows: HashMap<VolumeId, Volume> = volumes.into_iter().map(|v| (v.id.clone(), v)).collect();
+                for (id, askers) in by_volume(questions) {
+                    if let Some(volume) = rows.remove(&id) {
+                        tell(askers, &Ok(volume));
+                    } else {
+                        let cloud = Arc::clone(&self.cloud);
+                        tokio::spawn(async move { tell(askers, &cloud.volume(&id).await) });
+                    }
+                }
+            }
+            Err(error) => {
+                let now = Instant::now();
+                let (due, later): (Vec<_>, Vec<_>) = questions.into_iter().partition(|q| q.due <= now);
+                self.lock().questions.extend(later);
+                for (_, askers) in by_volume(due) {
+                    tell(askers, &Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+type Answer = oneshot::Sender<Result<Volume, CloudError>>;
+
+/// In the order of the first question for each volume.
+fn by_volume(questions: Vec<Question>) -> Vec<(VolumeId, Vec<Answer>)> {
+    let mut places: HashMap<VolumeId, usize> = HashMap::new();
+    let mut volumes: Vec<(VolumeId, Vec<Answer>)> = Vec::new();
+    for question in questions {
+        let place = *places.entry(question.id.clone()).or_insert_with(|| {
+            volumes.push((question.id.clone(), Vec::new()));
+            volumes.len() - 1
+        });
+        volumes[place].1.push(question.answer);
+    }
+    volumes
+}
+
+fn tell(askers: Vec<Answer>, answer: &Result<Volume, CloudError>) {
+    for asker in askers {
+        // Whoever went away in the meantime needs no answer.
+        asker.send(answer.clone()).ok();
+    }
+}
+
+/// How a volume stands, for a message.
+pub fn standing(volume: &Volume) -> String {
+    let place =
+        volume.attached_to.as_ref().map_or_else(|| "unattached".to_owned(), |node| format!("attached to {node}"));
+    format!("{}, {} and {place}", volume.state, volume.size)
+}

@@ -1,0 +1,212 @@
+//! What a simulation is started with, and the behaviour that may be changed while it runs.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// What a simulation is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where disks and instance trees live; made at start, emptied at the end. By default a new folder for temporary files.
+    pub dir: PathBuf,
+    /// The API token that is accepted.
+    pub token: String,
+    /// The address that every listener binds to.
+    pub listen: IpAddr,
+    /// The API's port; 0 picks a free one.
+    pub api_port: u16,
+    /// The control interface's port; 0 picks a free one.
+    pub control_port: u16,
+    /// The machines of the account.
+    pub instances: Vec<InstanceSpec>,
+    /// Whether volumes have real disks. Without, attaching is only a change of state and needs no root.
+    pub disks: bool,
+    /// Where ids come from: the same seed and the same requests give the same ids.
+    pub seed: u64,
+    /// How the cloud behaves.
+    pub behaviour: Behaviour,
+}
+
+/// A machine to be made.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceSpec {
+    /// Its label, which is also its host name and the name of its folder.
+    pub label: String,
+    /// Its region.
+    pub region: String,
+    /// The port of its metadata service; 0 picks a free one.
+    #[serde(default)]
+    pub metadata_port: u16,
+}
+
+impl InstanceSpec {
+    /// Names a machine in a region.
+    #[must_use]
+    pub fn new(label: &str, region: &str) -> Self {
+        Self {
+            label: label.to_owned(),
+            region: region.to_owned(),
+            metadata_port: 0,
+        }
+    }
+}
+
+/// How the cloud behaves where Vultr's documents leave it open, and how long things take.
+///
+/// As JSON its durations are whole milliseconds and their keys end in `_ms`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Behaviour {
+    /// How long a new volume stays `pending`.
+    #[serde(rename = "create_ms", with = "milliseconds")]
+    pub create: Duration,
+    /// How long an attach takes; the instance is locked meanwhile.
+    #[serde(rename = "attach_ms", with = "milliseconds")]
+    pub attach: Duration,
+    /// How long a detach takes; the instance is locked meanwhile.
+    #[serde(rename = "detach_ms", with = "milliseconds")]
+    pub detach: Duration,
+    /// How soon after a change of size the next one is taken; zero switches the rule off.
+    #[serde(rename = "resize_every_ms", with = "milliseconds")]
+    pub resize_every: Duration,
+    /// The limit for one source address in any one second; 0 switches it off.
+    pub requests_per_second: u32,
+    /// Whether a 429 carries `Retry-After`.
+    pub retry_after: bool,
+    /// What deleting an attached volume does.
+    pub delete_attached: DeleteAttached,
+    /// The status of "Server is currently locked": 400, or the 500 that was seen once.
+    pub locked_status: u16,
+    /// The status for an unknown volume: 404 or 400.
+    pub unknown_block_status: u16,
+    /// The text for an unknown volume.
+    pub unknown_block_text: String,
+    /// The status of a create: 202 or 201.
+    pub create_status: u16,
+    /// Whether list rows carry `block_type`.
+    pub list_block_type: bool,
+    /// Whether an attached guest sees a growth at once, or only after the next attach.
+    pub growth_seen_online: bool,
+}
+
+/// What deleting an attached volume does.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeleteAttached {
+    /// It is refused with a 400.
+    Refuse,
+    /// The volume is detached and deleted.
+    Detach,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("vultr-sim-{}-{number}", std::process::id());
+        Self {
+            dir: std::env::temp_dir().join(name),
+            token: "simulated-token".to_owned(),
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            api_port: 0,
+            control_port: 0,
+            instances: Vec::new(),
+            disks: true,
+            seed: 0,
+            behaviour: Behaviour::default(),
+        }
+    }
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            create: Duration::from_secs(1),
+            attach: Duration::from_secs(2),
+            detach: Duration::from_secs(2),
+            resize_every: Duration::from_mins(1),
+            requests_per_second: 30,
+            retry_after: true,
+            delete_attached: DeleteAttached::Refuse,
+            locked_status: 400,
+            unknown_block_status: 404,
+            unknown_block_text: "Invalid block storage ID".to_owned(),
+            create_status: 202,
+            list_block_type: false,
+            growth_seen_online: false,
+        }
+    }
+}
+
+impl Behaviour {
+    /// A cloud that does everything at once, forgets the rule on resizes and has no rate limit: for tests of something else.
+    #[must_use]
+    pub fn instant() -> Self {
+        Self {
+            create: Duration::ZERO,
+            attach: Duration::ZERO,
+            detach: Duration::ZERO,
+            resize_every: Duration::ZERO,
+            requests_per_second: 0,
+            ..Self::default()
+        }
+    }
+
+    /// Takes over the keys that the JSON object `changes` has and leaves the others.
+    ///
+    /// # Errors
+    /// An unknown key, or a value of the wrong kind.
+    pub fn changed(&self, changes: &serde_json::Value) -> io::Result<Self> {
+        let mut all = serde_json::to_value(self)?;
+        let (Some(all_keys), Some(new_keys)) = (all.as_object_mut(), changes.as_object()) else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "behaviour is a JSON object",
+            ));
+        };
+        all_keys.extend(new_keys.clone());
+        serde_json::from_value(all).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))
+    }
+}
+
+/// Durations as whole milliseconds.
+mod milliseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_leaves_the_other_keys() {
+        let changes = serde_json::json!({"attach_ms": 7, "delete_attached": "detach"});
+        let changed = Behaviour::default().changed(&changes).unwrap();
+        assert_eq!(changed.attach, Duration::from_millis(7));
+        assert_eq!(changed.delete_attached, DeleteAttached::Detach);
+        assert_eq!(changed.detach, Behaviour::default().detach);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        let changes = serde_json::json!({"atach_ms": 7});
+        assert!(Behaviour::default().changed(&changes).is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! The disks: sparse files and the loop devices over them.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+    process::Output,
+    time::Duration,
+};
+
+use tokio::process::Command;
+
+const GIB: u64 = 1 << 30;
+/// How often `losetup --find` is tried: another process may take the device that it found.
+const FIND_ATTEMPTS: u32 = 50;
+/// How long a device may stay after it was given back before it counts as held.
+const RELEASE_ATTEMPTS: u32 = 15;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The files of all volumes, in one folder.
+#[derive(Debug)]
+pub(crate) struct Disks {
+    dir: PathBuf,
+}
+
+impl Disks {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    pub(crate) fn file(&self, volume: &str) -> PathBuf {
+        self.dir.join(format!("{volume}.img"))
+    }
+
+    /// Makes a volume's sparse file, or grows it.
+    pub(crate) fn provide(&self, volume: &str, size_gb: u32) -> io::Result<()> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.file(volume))?;
+        let wanted = u64::from(size_gb) * GIB;
+        if file.metadata()?.len() < wanted {
+            file.set_len(wanted)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self, volume: &str) -> io::Result<()> {
+        ignore_absent(fs::remove_file(self.file(volume)))
+    }
+
+    /// Puts a loop device over a volume's file.
+    pub(crate) async fn attach(&self, volume: &str) -> io::Result<PathBuf> {
+        let file = self.file(volume);
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let found = Command::new("losetup")
+                .args(["--find", "--show"])
+                .arg(&file)
+                .output()
+                .await?;
+            match printed("losetup --find", &found) {
+                Ok(device) => return Ok(PathBuf::from(device)),
+                Err(error) if attempt == FIND_ATTEMPTS => return Err(error),
+                Err(_) => {
+                    make_node().await?;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Takes the loop device away and says whether it went: one that is mounted stays until it is let go.
+    pub(crate) async fn detach(&self, volume: &str, device: &Path) -> io::Result<bool> {
+        let given_back = Command::new("losetup")
+            .arg("--detach")
+            .arg(device)
+            .output()
+            .await?;
+        printed("losetup --detach", &given_back)?;
+        let file = self.file(volume);
+        for _ in 0..RELEASE_ATTEMPTS {
+            if backing_file(device).is_none_or(|backing| backing != file) {
+                return Ok(true);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(false)
+    }
+
+    /// Makes a loop device take over the size of its file.
+    pub(crate) async fn reread_size(device: &Path) -> io::Result<()> {
+        let set = Command::new("losetup")
+            .arg("--set-capacity")
+            .arg(device)
+            .output()
+            .await?;
+        printed("losetup --set-capacity", &set).map(drop)
+    }
+}
+
+/// What a command printed, or its complaint as an error.
+fn printed(what: &str, output: &Output) -> io::Result<String> {
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("{what}: {}", complaint.trim())))
+}
+
+/// Makes the node of the next free loop device if `/dev` lacks it, as it does in containers.
+async fn make_node() -> io::Result<()> {
+    let free = Command::new("losetup").arg("--find").output().await?;
+    // The complaint of a missing node names it: "cannot find an unused loop device" doesn't, and is no news.
+    let Ok(device) = printed("losetup --find", &free) else {
+        return Ok(());
+    };
+    let number = device.strip_prefix("/dev/loop").unwrap_or_default();
+    if number.parse::<u32>().is_err() || Path::new(&device).exists() {
+        return Ok(());
+    }
+    let made = Command::new("mknod")
+        .args([&device, "b", "7", number])
+        .output()
+        .await?;
+    // Somebody else may have made it meanwhile.
+    printed("mknod", &made)
+        .map(drop)
+        .or_else(|error| match Path::new(&device).exists() {
+            true => Ok(()),
+            false => Err(error),
+        })
+}
+
+/// The file under a loop device.
+fn backing_file(device: &Path) -> Option<PathBuf> {
+    let name = device.file_name()?;
+    let attribute = Path::new("/sys/block").join(name).join("loop/backing_file");
+    let text = fs::read_to_string(attribute).ok()?;
+    // The kernel marks a file that was removed.
+    let path = text.trim_end_matches('\n');
+    Some(PathBuf::from(
+        path.strip_suffix(" (deleted)").unwrap_or(path),
+    ))
+}
+
+/// Every loop device whose file lies under a folder, with that file.
+pub(crate) fn loops_under(dir: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
+    let mut loops = Vec::new();
+    for entry in fs::read_dir("/sys/block")? {
+        let device = Path::new("/dev").join(entry?.file_name());
+        if let Some(file) = backing_file(&device).filter(|file| file.starts_with(dir)) {
+            loops.push((device, file));
+        }
+    }
+    Ok(loops)
+}
+
+/// Detaches every loop device whose file lies under a folder, and says which: the way to clean up after a simulation
+/// that was killed. The folder may be gone already.
+///
+/// # Errors
+/// A loop device that can't be given back.
+pub fn sweep(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    // The kernel knows the files by their real path.
+    let dir = fs::canonicalize(dir).or_else(|_| std::path::absolute(dir))?;
+    let mut swept = Vec::new();
+    for (device, _) in loops_under(&dir)? {
+        // Blocking on purpose: it also runs on drop.
+        let given_back = std::process::Command::new("losetup")
+            .arg("--detach")
+            .arg(&device)
+            .output()?;
+        printed("losetup --detach", &given_back)?;
+        swept.push(device);
+    }
+    Ok(swept)
+}
+
+/// Nothing to remove is as good as removed.
+pub(crate) fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether this process may use loop devices.
+pub(crate) fn permitted() -> bool {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/loop-control")
+        .map(|_: File| ())
+        .is_ok()
+}

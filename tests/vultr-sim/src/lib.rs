@@ -1,0 +1,40 @@
+//! A simulated Vultr cloud for tests: the HTTP API, the metadata service, and disks that are real.
+//!
+//! The driver is judged against this crate and links nothing of it; the crate itself is judged by Vultr's own
+//! Go client (`tests/contract/govultr`). What is simulated is described in `ARCHITECTURE.md`; here is the way through:
+//!
+//! - a request: `serve` (connection) → `api` (rate limit, token, faults) → `api::{block, attach, catalogue}` (rules)
+//! - an effect: `effect` (state and machine together) → `disk` (loop devices) and `guest` (what an instance sees)
+//! - a test's hand: [`Simulation`] starts it, [`Control`] looks and interferes, in-process or over HTTP (`control::http`)
+
+mod answer;
+mod api;
+mod clock;
+mod cloud;
+mod config;
+mod control;
+mod disk;
+mod effect;
+mod fault;
+mod guest;
+mod metadata;
+mod operation;
+mod pace;
+mod random;
+mod record;
+mod region;
+mod serve;
+mod simulation;
+mod view;
+mod volume;
+
+pub use config::{Behaviour, Config, DeleteAttached, InstanceSpec};
+pub use control::{Control, SeedVolume};
+pub use disk::sweep;
+pub use fault::{Action, Fault, When};
+pub use metadata::MetadataMode;
+pub use operation::Operation;
+pub use record::{LogEntry, Stats};
+pub use simulation::Simulation;
+pub use view::{InstanceChange, InstanceView, Leftovers, View, VolumeView};
+pub use volume::BlockType;

@@ -1,0 +1,105 @@
+//! A block volume as the cloud keeps it, and the collection of all, in the order of their making.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+/// The kind of a volume.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockType {
+    /// `NVMe`.
+    #[default]
+    HighPerf,
+    /// HDD.
+    StorageOpt,
+}
+
+impl BlockType {
+    /// The smallest and the largest size in GB.
+    pub(crate) fn limits(self) -> (u32, u32) {
+        match self {
+            Self::HighPerf => (10, 10_000),
+            Self::StorageOpt => (40, 40_000),
+        }
+    }
+
+    /// The price of one GB for a month, in thousandths of a dollar.
+    pub(crate) fn mills(self) -> u32 {
+        match self {
+            Self::HighPerf => 100,
+            Self::StorageOpt => 25,
+        }
+    }
+}
+
+/// A block volume.
+#[derive(Clone, Debug)]
+pub(crate) struct Volume {
+    pub(crate) id: String,
+    pub(crate) label: String,
+    pub(crate) region: &'static str,
+    pub(crate) size_gb: u32,
+    pub(crate) block_type: BlockType,
+    pub(crate) mount_id: String,
+    pub(crate) date_created: String,
+    pub(crate) bootable: bool,
+    /// False while it is `pending`.
+    pub(crate) active: bool,
+    /// The id of the instance that has it.
+    pub(crate) attached: Option<String>,
+    /// An attach or detach is on its way.
+    pub(crate) moving: bool,
+    /// When its size was last changed.
+    pub(crate) resized: Option<Instant>,
+    /// Made only to fill the account; no report counts it.
+    pub(crate) filler: bool,
+    pub(crate) loop_device: Option<PathBuf>,
+}
+
+/// All volumes of the account.
+#[derive(Debug, Default)]
+pub(crate) struct Volumes {
+    by_place: BTreeMap<u64, Volume>,
+    /// Keeps deleted ids too, so that a cursor survives the volume that it names.
+    places: HashMap<String, u64>,
+}
+
+impl Volumes {
+    pub(crate) fn insert(&mut self, volume: Volume) {
+        let place = self.places.len() as u64;
+        self.places.insert(volume.id.clone(), place);
+        self.by_place.insert(place, volume);
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<&Volume> {
+        self.by_place.get(self.places.get(id)?)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: &str) -> Option<&mut Volume> {
+        self.by_place.get_mut(self.places.get(id)?)
+    }
+
+    pub(crate) fn remove(&mut self, id: &str) -> Option<Volume> {
+        self.by_place.remove(self.places.get(id)?)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Volume> {
+        self.by_place.values()
+    }
+
+    /// How many volumes come before the one that a cursor names; nothing for an id that never was.
+    pub(crate) fn before(&self, id: &str) -> Option<usize> {
+        let place = *self.places.get(id)?;
+        Some(self.by_place.range(..place).count())
+    }
+
+    pub(crate) fn attached_to(&self, instance: &str) -> impl Iterator<Item = &Volume> {
+        self.iter()
+            .filter(move |v| v.attached.as_deref() == Some(instance))
+    }
+}
