@@ -73,6 +73,9 @@ pub enum Error {
     /// The disk of an attached volume has not shown up, or not in its new size, in the time there was.
     #[error("{0}")]
     NotYet(String),
+    /// A page token of a listing that is not ours, or no longer good (CSI, `ListVolumes`: ABORTED).
+    #[error("starting_token '{0}' is not valid here; list again from the start")]
+    BadPage(String),
     /// Something else is under way for the same volume or name.
     #[error("{subject} is busy: {in_flight} is in flight; it has to end before {asked} can start")]
     Contradicted {
@@ -159,7 +162,7 @@ impl Error {
             Self::AttachedElsewhere { .. } | Self::Precondition(_) | Self::DiskRefused { .. } => {
                 Code::FailedPrecondition
             }
-            Self::Contradicted { .. } => Code::Aborted,
+            Self::Contradicted { .. } | Self::BadPage(_) => Code::Aborted,
             Self::Exhausted(_) => Code::ResourceExhausted,
             // Not final to the sidecars: they go on asking, and nothing is given up that may exist.
             Self::NotYet(_) | Self::OutcomeUnknown { .. } | Self::Metadata(_) | Self::ShuttingDown => {

@@ -1,0 +1,74 @@
+//! ControllerExpandVolume: the volume is at least as large as asked.
+
+use std::sync::PoisonError;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{Inner, Pauses, size_for};
+use crate::{
+    cloud::{CloudError, Volume, watch::Awaited},
+    error::Error,
+    volume::VolumeId,
+};
+
+impl Inner {
+    pub(super) async fn expand(&self, id: &VolumeId, required_bytes: u64, limit_bytes: u64) -> Result<Volume, Error> {
+        let mut pauses = Pauses::new();
+        loop {
+            // Asked for by itself, since rows of a listing do not tell the type, whose limits apply.
+            let volume = self.cloud.volume(id).await.map_err(|cause| match cause {
+                CloudError::NotFound(_) => Error::VolumeNotFound(id.to_string()),
+                cause => Error::Cloud { doing: format!("reading volume {id}"), cause },
+            })?;
+            if limit_bytes != 0 && volume.size.bytes() > limit_bytes {
+                return Err(Error::OutOfRange(format!(
+                    "volume {id} has {}, more than the limit of {limit_bytes} bytes; volumes cannot shrink",
+                    volume.size
+                )));
+            }
+            if volume.size.bytes() >= required_bytes {
+                return Ok(volume);
+            }
+            let Some(kind) = volume.volume_type else {
+                return Err(Error::Precondition(format!("the type of volume {id} is not known, nor then its limits")));
+            };
+            let size = size_for(kind, required_bytes, limit_bytes)?;
+            self.rest_between_changes(id).await;
+            let asked = Instant::now();
+            match self.cloud.grow_volume(id, size).await {
+                Ok(()) => {
+                    self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), asked);
+                    let mut grown = self
+                        .watcher
+                        .until(id, Awaited::Grown, asked, |seen| (seen.size >= size).then(|| seen.clone()))
+                        .await?;
+                    grown.volume_type = grown.volume_type.or(Some(kind));
+                    info!(volume = %id, from = %volume.size, to = %grown.size, "grown");
+                    return Ok(grown);
+                }
+                Err(cause) if cause.outcome_is_unknown() || matches!(cause, CloudError::Busy(_)) => {
+                    warn!(volume = %id, error = %cause, "not known whether the volume was grown");
+                    if !pauses.wait().await {
+                        return Err(Error::OutcomeUnknown { subject: format!("growing volume {id}"), cause });
+                    }
+                }
+                Err(CloudError::NotFound(_)) => return Err(Error::VolumeNotFound(id.to_string())),
+                Err(cause) => return Err(Error::Cloud { doing: format!("growing volume {id} to {size}"), cause }),
+            }
+        }
+    }
+
+    /// Waits out the pause that the cloud wants between two changes of a volume, as far as this process knows of one.
+    async fn rest_between_changes(&self, id: &VolumeId) {
+        let between = self.cloud.profile().between_changes;
+        let last = {
+            let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+            changed.retain(|_, at| at.elapsed() < between);
+            changed.get(id).copied()
+        };
+        if let Some(last) = last {
+            tokio::time::sleep_until(last + between).await;
+        }
+    }
+}
