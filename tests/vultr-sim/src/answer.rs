@@ -30,10 +30,7 @@ impl Answer {
     }
 
     pub(crate) fn text(status: u16, body: &str) -> Self {
-        Self {
-            content_type: "text/plain",
-            ..Self::raw(status, body.to_owned())
-        }
+        Self { content_type: "text/plain", ..Self::raw(status, body.to_owned()) }
     }
 
     /// An error in the application's form; its keys stand in this order.
@@ -43,18 +40,12 @@ impl Answer {
     }
 
     pub(crate) fn raw(status: u16, body: String) -> Self {
-        Self {
-            status,
-            body,
-            content_type: "application/json",
-            retry_after: None,
-        }
+        Self { status, body, content_type: "application/json", retry_after: None }
     }
 
     pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::from(self.body));
-        *response.status_mut() =
-            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         if self.status != 204 {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));

@@ -45,28 +45,17 @@ struct Refusal {
 
 impl Refusal {
     fn new(status: u16, text: impl Into<String>) -> Self {
-        Self {
-            status,
-            text: text.into(),
-        }
+        Self { status, text: text.into() }
     }
 }
 
 type Outcome = Result<Answer, Refusal>;
 
 /// Answers a request; none cuts the connection.
-pub(crate) async fn answer(
-    cloud: Arc<Cloud>,
-    peer: SocketAddr,
-    request: Request<Incoming>,
-) -> Option<Answer> {
+pub(crate) async fn answer(cloud: Arc<Cloud>, peer: SocketAddr, request: Request<Incoming>) -> Option<Answer> {
     let (head, body) = request.into_parts();
-    let call = Call {
-        method: head.method,
-        uri: head.uri,
-        headers: head.headers,
-        body: body.collect().await.ok()?.to_bytes(),
-    };
+    let call =
+        Call { method: head.method, uri: head.uri, headers: head.headers, body: body.collect().await.ok()?.to_bytes() };
     let (done, answered) = oneshot::channel();
     let worker = Arc::clone(&cloud);
     cloud.spawn(async move {
@@ -83,9 +72,7 @@ async fn walk(cloud: &Arc<Cloud>, peer: SocketAddr, call: &Call) -> Option<Answe
         Route::Call(operation, id) => (*operation, id.clone()),
         Route::WrongVerb(_) | Route::Nowhere => (Operation::Unknown, None),
     };
-    let label = (operation == Operation::CreateBlock)
-        .then(|| block::label_of(&call.body))
-        .flatten();
+    let label = (operation == Operation::CreateBlock).then(|| block::label_of(&call.body)).flatten();
     let entry = LogEntry {
         at_ms: 0,
         method: call.method.to_string(),
@@ -101,13 +88,7 @@ async fn walk(cloud: &Arc<Cloud>, peer: SocketAddr, call: &Call) -> Option<Answe
     answer
 }
 
-async fn pass(
-    cloud: &Arc<Cloud>,
-    peer: SocketAddr,
-    call: &Call,
-    route: Route,
-    name: Option<&str>,
-) -> Option<Answer> {
+async fn pass(cloud: &Arc<Cloud>, peer: SocketAddr, call: &Call, route: Route, name: Option<&str>) -> Option<Answer> {
     if let Some(refused) = rate_limit(cloud, peer) {
         return Some(refused);
     }
@@ -187,22 +168,16 @@ async fn operate(cloud: &Arc<Cloud>, operation: Operation, id: &str, call: &Call
         Operation::DetachBlock => attach::detach(cloud, id, &call.body),
         Operation::ListInstances => catalogue::list_instances(cloud, &call.uri),
         Operation::GetInstance => catalogue::get_instance(cloud, id),
-        Operation::GetBareMetal => Err(Refusal::new(404, "Not found.")),
         Operation::ListRegions => catalogue::list_regions(&call.uri),
         Operation::GetAccount => Ok(catalogue::account()),
         Operation::ListVfs => catalogue::list_vfs(&call.uri),
         Operation::GetVfs => Err(Refusal::new(404, "Subscription ID Not Found.")),
-        Operation::Unknown | Operation::Any => Err(Refusal::new(404, "Not found.")),
+        Operation::GetBareMetal | Operation::Unknown | Operation::Any => Err(Refusal::new(404, "Not found.")),
     }
 }
 
 /// Reads a JSON body; an empty one counts as an object without keys.
 fn read<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
-    let body = if body.trim_ascii().is_empty() {
-        b"{}"
-    } else {
-        body
-    };
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::new(400, format!("Invalid request body: {error}")))
+    let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
+    serde_json::from_slice(body).map_err(|error| Refusal::new(400, format!("Invalid request body: {error}")))
 }

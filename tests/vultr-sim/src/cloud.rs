@@ -21,7 +21,7 @@ use crate::{
     random::Random,
     record::Record,
     region::Region,
-    volume::{BlockType, Volume, Volumes},
+    volume::{BlockType, Status, Volume, Volumes},
 };
 
 /// The cloud, shared by all its listeners.
@@ -87,7 +87,7 @@ pub(crate) struct NewVolume {
     pub(crate) region: &'static Region,
     pub(crate) size_gb: u32,
     pub(crate) block_type: BlockType,
-    pub(crate) active: bool,
+    pub(crate) status: Status,
     pub(crate) filler: bool,
 }
 
@@ -157,7 +157,7 @@ impl State {
             mount_id,
             date_created: clock::now(),
             bootable: false,
-            active: new.active,
+            status: new.status,
             attached: None,
             moving: false,
             resized: None,

@@ -50,11 +50,7 @@ impl InstanceSpec {
     /// Names a machine in a region.
     #[must_use]
     pub fn new(label: &str, region: &str) -> Self {
-        Self {
-            label: label.to_owned(),
-            region: region.to_owned(),
-            metadata_port: 0,
-        }
+        Self { label: label.to_owned(), region: region.to_owned(), metadata_port: 0 }
     }
 }
 
@@ -131,7 +127,7 @@ impl Default for Behaviour {
             create: Duration::from_secs(1),
             attach: Duration::from_secs(2),
             detach: Duration::from_secs(2),
-            resize_every: Duration::from_mins(1),
+            resize_every: Duration::from_secs(60),
             requests_per_second: 30,
             retry_after: true,
             delete_attached: DeleteAttached::Refuse,
@@ -166,10 +162,7 @@ impl Behaviour {
     pub fn changed(&self, changes: &serde_json::Value) -> io::Result<Self> {
         let mut all = serde_json::to_value(self)?;
         let (Some(all_keys), Some(new_keys)) = (all.as_object_mut(), changes.as_object()) else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "behaviour is a JSON object",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "behaviour is a JSON object"));
         };
         all_keys.extend(new_keys.clone());
         serde_json::from_value(all).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))
@@ -198,10 +191,10 @@ mod tests {
     #[test]
     fn a_change_leaves_the_other_keys() {
         let changes = serde_json::json!({"attach_ms": 7, "delete_attached": "detach"});
-        let changed = Behaviour::default().changed(&changes).unwrap();
-        assert_eq!(changed.attach, Duration::from_millis(7));
-        assert_eq!(changed.delete_attached, DeleteAttached::Detach);
-        assert_eq!(changed.detach, Behaviour::default().detach);
+        let new = Behaviour::default().changed(&changes).unwrap();
+        assert_eq!(new.attach, Duration::from_millis(7));
+        assert_eq!(new.delete_attached, DeleteAttached::Detach);
+        assert_eq!(new.detach, Behaviour::default().detach);
     }
 
     #[test]

@@ -14,7 +14,7 @@ const GIB: u64 = 1 << 30;
 /// How often `losetup --find` is tried: another process may take the device that it found.
 const FIND_ATTEMPTS: u32 = 50;
 /// How long a device may stay after it was given back before it counts as held.
-const RELEASE_ATTEMPTS: u32 = 15;
+const RELEASE_ATTEMPTS: u32 = 25;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The files of all volumes, in one folder.
@@ -34,11 +34,7 @@ impl Disks {
 
     /// Makes a volume's sparse file, or grows it.
     pub(crate) fn provide(&self, volume: &str, size_gb: u32) -> io::Result<()> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(self.file(volume))?;
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.file(volume))?;
         let wanted = u64::from(size_gb) * GIB;
         if file.metadata()?.len() < wanted {
             file.set_len(wanted)?;
@@ -56,11 +52,7 @@ impl Disks {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let found = Command::new("losetup")
-                .args(["--find", "--show"])
-                .arg(&file)
-                .output()
-                .await?;
+            let found = Command::new("losetup").args(["--find", "--show"]).arg(&file).output().await?;
             match printed("losetup --find", &found) {
                 Ok(device) => return Ok(PathBuf::from(device)),
                 Err(error) if attempt == FIND_ATTEMPTS => return Err(error),
@@ -74,11 +66,7 @@ impl Disks {
 
     /// Takes the loop device away and says whether it went: one that is mounted stays until it is let go.
     pub(crate) async fn detach(&self, volume: &str, device: &Path) -> io::Result<bool> {
-        let given_back = Command::new("losetup")
-            .arg("--detach")
-            .arg(device)
-            .output()
-            .await?;
+        let given_back = Command::new("losetup").arg("--detach").arg(device).output().await?;
         printed("losetup --detach", &given_back)?;
         let file = self.file(volume);
         for _ in 0..RELEASE_ATTEMPTS {
@@ -92,11 +80,7 @@ impl Disks {
 
     /// Makes a loop device take over the size of its file.
     pub(crate) async fn reread_size(device: &Path) -> io::Result<()> {
-        let set = Command::new("losetup")
-            .arg("--set-capacity")
-            .arg(device)
-            .output()
-            .await?;
+        let set = Command::new("losetup").arg("--set-capacity").arg(device).output().await?;
         printed("losetup --set-capacity", &set).map(drop)
     }
 }
@@ -121,17 +105,12 @@ async fn make_node() -> io::Result<()> {
     if number.parse::<u32>().is_err() || Path::new(&device).exists() {
         return Ok(());
     }
-    let made = Command::new("mknod")
-        .args([&device, "b", "7", number])
-        .output()
-        .await?;
-    // Somebody else may have made it meanwhile.
-    printed("mknod", &made)
-        .map(drop)
-        .or_else(|error| match Path::new(&device).exists() {
-            true => Ok(()),
-            false => Err(error),
-        })
+    let made = Command::new("mknod").args([&device, "b", "7", number]).output().await?;
+    match printed("mknod", &made) {
+        // Somebody else may have made it meanwhile.
+        Err(error) if !Path::new(&device).exists() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The file under a loop device.
@@ -141,9 +120,7 @@ fn backing_file(device: &Path) -> Option<PathBuf> {
     let text = fs::read_to_string(attribute).ok()?;
     // The kernel marks a file that was removed.
     let path = text.trim_end_matches('\n');
-    Some(PathBuf::from(
-        path.strip_suffix(" (deleted)").unwrap_or(path),
-    ))
+    Some(PathBuf::from(path.strip_suffix(" (deleted)").unwrap_or(path)))
 }
 
 /// Every loop device whose file lies under a folder, with that file.
@@ -158,25 +135,34 @@ pub(crate) fn loops_under(dir: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
     Ok(loops)
 }
 
-/// Detaches every loop device whose file lies under a folder, and says which: the way to clean up after a simulation
-/// that was killed. The folder may be gone already.
+/// Detaches every loop device whose file lies under a folder, waits until they are gone, and says which they were: the
+/// way to clean up after a simulation that was killed. The folder may be gone already.
+///
+/// It blocks, since it also runs on drop.
 ///
 /// # Errors
-/// A loop device that can't be given back.
+/// A loop device that can't be given back, or that something still uses, a mount for example.
 pub fn sweep(dir: &Path) -> io::Result<Vec<PathBuf>> {
     // The kernel knows the files by their real path.
     let dir = fs::canonicalize(dir).or_else(|_| std::path::absolute(dir))?;
     let mut swept = Vec::new();
     for (device, _) in loops_under(&dir)? {
-        // Blocking on purpose: it also runs on drop.
-        let given_back = std::process::Command::new("losetup")
-            .arg("--detach")
-            .arg(&device)
-            .output()?;
+        let given_back = std::process::Command::new("losetup").arg("--detach").arg(&device).output()?;
         printed("losetup --detach", &given_back)?;
         swept.push(device);
     }
-    Ok(swept)
+    let mut left = loops_under(&dir)?;
+    for _ in 0..RELEASE_ATTEMPTS {
+        if left.is_empty() {
+            return Ok(swept);
+        }
+        // Another process may just be looking at it, in search of a free one.
+        std::thread::sleep(PAUSE);
+        left = loops_under(&dir)?;
+    }
+    let devices: Vec<String> = left.iter().map(|(device, _)| device.display().to_string()).collect();
+    let text = format!("still in use: {}", devices.join(" "));
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, text))
 }
 
 /// Nothing to remove is as good as removed.
@@ -189,10 +175,5 @@ pub(crate) fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
 
 /// Whether this process may use loop devices.
 pub(crate) fn permitted() -> bool {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/loop-control")
-        .map(|_: File| ())
-        .is_ok()
+    OpenOptions::new().read(true).write(true).open("/dev/loop-control").map(|_: File| ()).is_ok()
 }

@@ -25,8 +25,7 @@ impl Cloud {
         let plan = {
             let state = self.state();
             let free = state.volumes.get(volume).filter(|v| v.attached.is_none());
-            free.zip(state.instance(instance))
-                .map(|(v, i)| (v.size_gb, v.mount_id.clone(), i.guest.clone()))
+            free.zip(state.instance(instance)).map(|(v, i)| (v.size_gb, v.mount_id.clone(), i.guest.clone()))
         };
         let Some((size_gb, mount_id, guest)) = plan else {
             return;
@@ -103,9 +102,7 @@ impl Cloud {
             let state = self.state();
             let online = state.behaviour.growth_seen_online;
             let grown = state.volumes.get(volume);
-            grown
-                .filter(|v| v.loop_device.is_none() || online)
-                .map(|v| (v.size_gb, v.loop_device.clone()))
+            grown.filter(|v| v.loop_device.is_none() || online).map(|v| (v.size_gb, v.loop_device.clone()))
         };
         let (Some(disks), Some((size_gb, device))) = (&self.disks, plan) else {
             return;

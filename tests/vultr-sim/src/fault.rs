@@ -76,27 +76,14 @@ impl Fault {
     /// A rule that strikes every request of an operation.
     #[must_use]
     pub fn new(operation: Operation, action: Action) -> Self {
-        Self {
-            operation,
-            volume: None,
-            action,
-            skip: 0,
-            times: None,
-            probability: None,
-            seed: 0,
-        }
+        Self { operation, volume: None, action, skip: 0, times: None, probability: None, seed: 0 }
     }
 
     /// Answers with a status and a text in the form of the API's errors.
     #[must_use]
     pub fn error(operation: Operation, when: When, status: u16, text: &str) -> Self {
         let Answer { body, .. } = Answer::error(status, text);
-        let action = Action::Answer {
-            when,
-            status,
-            body,
-            retry_after: None,
-        };
+        let action = Action::Answer { when, status, body, retry_after: None };
         Self::new(operation, action)
     }
 
@@ -182,13 +169,7 @@ struct Rule {
 impl Faults {
     pub(crate) fn add(&mut self, fault: Fault) -> u64 {
         self.added += 1;
-        self.rules.push(Rule {
-            id: self.added,
-            random: Random::new(fault.seed),
-            fault,
-            met: 0,
-            struck: 0,
-        });
+        self.rules.push(Rule { id: self.added, random: Random::new(fault.seed), fault, met: 0, struck: 0 });
         self.added
     }
 
@@ -221,12 +202,7 @@ impl Faults {
                     continue;
                 }
                 Action::Cut { when } => (when, End::Cut),
-                Action::Answer {
-                    when,
-                    status,
-                    body,
-                    retry_after,
-                } => {
+                Action::Answer { when, status, body, retry_after } => {
                     let mut answer = Answer::raw(*status, body.clone());
                     answer.retry_after.clone_from(retry_after);
                     (when, End::Answer(answer))
@@ -252,18 +228,12 @@ impl Rule {
     fn strikes(&mut self, operation: Operation, names: &[&str]) -> bool {
         let fault = &self.fault;
         let meets = (fault.operation == Operation::Any || fault.operation == operation)
-            && fault
-                .volume
-                .as_deref()
-                .is_none_or(|volume| names.contains(&volume));
+            && fault.volume.as_deref().is_none_or(|volume| names.contains(&volume));
         if !meets || fault.times.is_some_and(|times| self.struck >= times) {
             return false;
         }
         self.met += 1;
-        let strikes = self.met > fault.skip
-            && fault
-                .probability
-                .is_none_or(|share| self.random.chance(share));
+        let strikes = self.met > fault.skip && fault.probability.is_none_or(|share| self.random.chance(share));
         self.struck += u64::from(strikes);
         strikes
     }

@@ -96,7 +96,5 @@ impl Guest {
 }
 
 fn name(device: &Path) -> io::Result<&std::ffi::OsStr> {
-    device
-        .file_name()
-        .ok_or_else(|| io::Error::other("a device without a name"))
+    device.file_name().ok_or_else(|| io::Error::other("a device without a name"))
 }

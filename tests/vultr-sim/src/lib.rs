@@ -1,7 +1,7 @@
 //! A simulated Vultr cloud for tests: the HTTP API, the metadata service, and disks that are real.
 //!
 //! The driver is judged against this crate and links nothing of it; the crate itself is judged by Vultr's own
-//! Go client (`tests/contract/govultr`). What is simulated is described in `ARCHITECTURE.md`; here is the way through:
+//! Go client (`tests/contract/govultr`). The way through:
 //!
 //! - a request: `serve` (connection) → `api` (rate limit, token, faults) → `api::{block, attach, catalogue}` (rules)
 //! - an effect: `effect` (state and machine together) → `disk` (loop devices) and `guest` (what an instance sees)

@@ -71,31 +71,21 @@ impl Route {
             ["bare-metals", id] => (Some(id), vec![(GET, O::GetBareMetal)]),
             ["vfs"] => (None, vec![(GET, O::ListVfs)]),
             ["vfs", id] => (Some(id), vec![(GET, O::GetVfs)]),
-            ["blocks"] => (
-                None,
-                vec![(GET, O::ListBlocks), (Method::POST, O::CreateBlock)],
-            ),
+            ["blocks"] => (None, vec![(GET, O::ListBlocks), (Method::POST, O::CreateBlock)]),
             // Snapshots share the prefix and are no volume's id.
             ["blocks", "snapshots", ..] => return Self::Nowhere,
-            ["blocks", id] => (
-                Some(id),
-                vec![
-                    (Method::DELETE, O::DeleteBlock),
-                    (GET, O::GetBlock),
-                    (Method::PATCH, O::UpdateBlock),
-                ],
-            ),
+            ["blocks", id] => {
+                (Some(id), vec![(Method::DELETE, O::DeleteBlock), (GET, O::GetBlock), (Method::PATCH, O::UpdateBlock)])
+            }
             ["blocks", id, "attach"] => (Some(id), vec![(Method::POST, O::AttachBlock)]),
             ["blocks", id, "detach"] => (Some(id), vec![(Method::POST, O::DetachBlock)]),
             _ => return Self::Nowhere,
         };
-        match verbs.iter().find(|(verb, _)| verb == method) {
-            Some((_, operation)) => Self::Call(*operation, id.map(str::to_owned)),
-            None => {
-                let verbs: Vec<&str> = verbs.iter().map(|(verb, _)| verb.as_str()).collect();
-                Self::WrongVerb(verbs.join(", "))
-            }
+        if let Some((_, operation)) = verbs.iter().find(|(verb, _)| verb == method) {
+            return Self::Call(*operation, id.map(str::to_owned));
         }
+        let verbs: Vec<&str> = verbs.iter().map(|(verb, _)| verb.as_str()).collect();
+        Self::WrongVerb(verbs.join(", "))
     }
 }
 
@@ -108,24 +98,12 @@ mod tests {
         let call = |operation, id: Option<&str>| Route::Call(operation, id.map(str::to_owned));
         for (method, path, route) in [
             (Method::GET, "/v2/blocks", call(Operation::ListBlocks, None)),
-            (
-                Method::GET,
-                "/v2/blocks/a",
-                call(Operation::GetBlock, Some("a")),
-            ),
-            (
-                Method::POST,
-                "/v2/blocks/a/attach",
-                call(Operation::AttachBlock, Some("a")),
-            ),
+            (Method::GET, "/v2/blocks/a", call(Operation::GetBlock, Some("a"))),
+            (Method::POST, "/v2/blocks/a/attach", call(Operation::AttachBlock, Some("a"))),
             (Method::GET, "/v2/blocks/snapshots", Route::Nowhere),
             (Method::GET, "/v2/blocks/snapshots/a", Route::Nowhere),
             (Method::GET, "/v1/blocks", Route::Nowhere),
-            (
-                Method::PUT,
-                "/v2/blocks/a",
-                Route::WrongVerb("DELETE, GET, PATCH".to_owned()),
-            ),
+            (Method::PUT, "/v2/blocks/a", Route::WrongVerb("DELETE, GET, PATCH".to_owned())),
         ] {
             assert_eq!(Route::of(&method, path), route, "{method} {path}");
         }

@@ -68,8 +68,8 @@ mod tests {
     #[test]
     fn each_source_has_its_own_limit() {
         let (mut pace, now) = (Pace::default(), Instant::now());
-        assert!(pace.admits(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1)), 1, now));
+        assert!(pace.admits(IpAddr::V4(Ipv4Addr::LOCALHOST), 1, now));
         assert!(pace.admits(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 1, now));
-        assert!(!pace.admits(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1)), 1, now));
+        assert!(!pace.admits(IpAddr::V4(Ipv4Addr::LOCALHOST), 1, now));
     }
 }

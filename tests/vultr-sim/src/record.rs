@@ -79,13 +79,7 @@ pub(crate) struct Ticket {
 
 impl Record {
     pub(crate) fn new(started: Instant) -> Self {
-        Self {
-            stats: Stats::default(),
-            log: Vec::new(),
-            started,
-            window: Window::default(),
-            resets: 0,
-        }
+        Self { stats: Stats::default(), log: Vec::new(), started, window: Window::default(), resets: 0 }
     }
 
     /// Notes a request that came. `at_ms` of the entry is filled in here.
@@ -93,11 +87,7 @@ impl Record {
         let here = self.window.count(now);
         self.stats.peak_per_second = self.stats.peak_per_second.max(here);
         entry.at_ms = milliseconds(now - self.started);
-        let ticket = Ticket {
-            resets: self.resets,
-            index: self.log.len(),
-            operation: entry.operation,
-        };
+        let ticket = Ticket { resets: self.resets, index: self.log.len(), operation: entry.operation };
         self.log.push(entry);
         ticket
     }

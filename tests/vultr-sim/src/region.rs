@@ -11,10 +11,8 @@ pub(crate) struct Region {
     pub(crate) continent: &'static str,
 }
 
-/// The regions with NVMe volumes; all but one have HDD volumes.
-const HIGH_PERF: [&str; 11] = [
-    "ams", "atl", "blr", "ewr", "lax", "lhr", "nrt", "ord", "sea", "sgp", "syd",
-];
+/// The regions with `NVMe` volumes; all but one have HDD volumes.
+const HIGH_PERF: [&str; 11] = ["ams", "atl", "blr", "ewr", "lax", "lhr", "nrt", "ord", "sea", "sgp", "syd"];
 /// The region without HDD volumes.
 const NO_STORAGE_OPT: &str = "syd";
 
@@ -55,18 +53,8 @@ pub(crate) const REGIONS: [Region; 33] = [
     region("yto", "Toronto", "CA", "North America"),
 ];
 
-const fn region(
-    id: &'static str,
-    city: &'static str,
-    country: &'static str,
-    continent: &'static str,
-) -> Region {
-    Region {
-        id,
-        city,
-        country,
-        continent,
-    }
+const fn region(id: &'static str, city: &'static str, country: &'static str, continent: &'static str) -> Region {
+    Region { id, city, country, continent }
 }
 
 impl Region {

@@ -51,9 +51,7 @@ where
             });
             connections.spawn(async move {
                 // A connection that breaks is the client's affair.
-                let _ = http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             });
             while connections.try_join_next().is_some() {}
         }

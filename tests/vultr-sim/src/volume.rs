@@ -37,6 +37,22 @@ impl BlockType {
     }
 }
 
+/// Whether a volume may be used yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Pending,
+    Active,
+}
+
+impl Status {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+        }
+    }
+}
+
 /// A block volume.
 #[derive(Clone, Debug)]
 pub(crate) struct Volume {
@@ -48,8 +64,7 @@ pub(crate) struct Volume {
     pub(crate) mount_id: String,
     pub(crate) date_created: String,
     pub(crate) bootable: bool,
-    /// False while it is `pending`.
-    pub(crate) active: bool,
+    pub(crate) status: Status,
     /// The id of the instance that has it.
     pub(crate) attached: Option<String>,
     /// An attach or detach is on its way.
@@ -99,7 +114,6 @@ impl Volumes {
     }
 
     pub(crate) fn attached_to(&self, instance: &str) -> impl Iterator<Item = &Volume> {
-        self.iter()
-            .filter(move |v| v.attached.as_deref() == Some(instance))
+        self.iter().filter(move |v| v.attached.as_deref() == Some(instance))
     }
 }

@@ -13,12 +13,12 @@ use crate::{
     cloud::{Cloud, NewVolume, State},
     config::DeleteAttached,
     region::Region,
-    volume::{BlockType, Volume},
+    volume::{BlockType, Status, Volume},
 };
 
 /// A volume as the API writes it.
 #[derive(Debug, Serialize)]
-struct Block {
+struct Row {
     id: String,
     date_created: String,
     cost: Number,
@@ -38,7 +38,7 @@ struct Block {
     bootable: bool,
 }
 
-impl Block {
+impl Row {
     fn of(volume: &Volume, state: &State) -> Self {
         let instance = volume.attached.as_deref().and_then(|id| state.instance(id));
         Self {
@@ -46,7 +46,7 @@ impl Block {
             date_created: volume.date_created.clone(),
             cost: cost(volume),
             pending_charges: 0.07,
-            status: if volume.active { "active" } else { "pending" },
+            status: volume.status.as_str(),
             size_gb: volume.size_gb,
             region: volume.region,
             attached_to_instance: volume.attached.clone().unwrap_or_default(),
@@ -78,17 +78,17 @@ pub(super) fn list(cloud: &Cloud, uri: &Uri) -> Outcome {
     // A cursor whose volume was deleted goes on where it stood.
     let (page, meta) = query.page(all, |v| &v.id, |_, id| state.volumes.before(id))?;
     let row = |volume: &&Volume| {
-        let mut block = Block::of(volume, &state);
+        let mut block = Row::of(volume, &state);
         block.block_type = block.block_type.filter(|_| state.behaviour.list_block_type);
         block
     };
-    let blocks: Vec<Block> = page.iter().map(row).collect();
+    let blocks: Vec<Row> = page.iter().map(row).collect();
     Ok(Answer::json(200, &json!({"blocks": blocks, "meta": meta})))
 }
 
 pub(super) fn get(cloud: &Cloud, id: &str) -> Outcome {
     let state = cloud.state();
-    let block = Block::of(known(&state, id)?, &state);
+    let block = Row::of(known(&state, id)?, &state);
     Ok(Answer::json(200, &json!({ "block": block })))
 }
 
@@ -96,10 +96,7 @@ pub(super) fn get(cloud: &Cloud, id: &str) -> Outcome {
 pub(super) fn known<'a>(state: &'a State, id: &str) -> Result<&'a Volume, Refusal> {
     let Some(volume) = state.volumes.get(id) else {
         let set = &state.behaviour;
-        return Err(Refusal::new(
-            set.unknown_block_status,
-            set.unknown_block_text.as_str(),
-        ));
+        return Err(Refusal::new(set.unknown_block_status, set.unknown_block_text.as_str()));
     };
     Ok(volume)
 }
@@ -124,7 +121,7 @@ pub(super) async fn create(cloud: &Arc<Cloud>, body: &[u8]) -> Outcome {
     let (id, answer, delay) = {
         let mut state = cloud.state();
         let id = state.make_volume(new);
-        let block = Block::of(known(&state, &id)?, &state);
+        let block = Row::of(known(&state, &id)?, &state);
         let answer = Answer::json(state.behaviour.create_status, &json!({ "block": block }));
         (id, answer, state.behaviour.create)
     };
@@ -133,7 +130,7 @@ pub(super) async fn create(cloud: &Arc<Cloud>, body: &[u8]) -> Outcome {
     cloud.spawn(async move {
         tokio::time::sleep(delay).await;
         if let Some(volume) = worker.state().volumes.get_mut(&id) {
-            volume.active = true;
+            volume.status = Status::Active;
         }
     });
     Ok(answer)
@@ -145,18 +142,16 @@ fn checked(asked: Create) -> Result<NewVolume, Refusal> {
     let block_type = asked.block_type.unwrap_or_default();
     let region = Region::find(&asked.region).ok_or_else(|| refuse("Invalid location."))?;
     if !region.has(block_type) {
-        return Err(refuse(
-            "unable to find a block storage cluster in that location",
-        ));
+        return Err(refuse("unable to find a block storage cluster in that location"));
     }
-    let size_gb = size(asked.size_gb, block_type)
-        .map_err(|why| refuse(&format!("Failed to add block storage device. {why}")))?;
+    let size_gb =
+        size(asked.size_gb, block_type).map_err(|why| refuse(&format!("Failed to add block storage device. {why}")))?;
     Ok(NewVolume {
         label: asked.label.unwrap_or_default(),
         region,
         size_gb,
         block_type,
-        active: false,
+        status: Status::Pending,
         filler: false,
     })
 }
@@ -166,9 +161,7 @@ fn size(asked: i64, block_type: BlockType) -> Result<u32, String> {
     let (min, max) = block_type.limits();
     let size = u32::try_from(asked).ok();
     size.filter(|size| (min..=max).contains(size))
-        .ok_or_else(|| {
-            format!("Invalid size ({asked}GB) - Must be between {min}GB and {max}GB.")
-        })
+        .ok_or_else(|| format!("Invalid size ({asked}GB) - Must be between {min}GB and {max}GB."))
 }
 
 #[derive(Debug, Deserialize)]
@@ -185,9 +178,7 @@ pub(super) async fn update(cloud: &Cloud, id: &str, body: &[u8]) -> Outcome {
         let every = state.behaviour.resize_every;
         let volume = known(&state, id)?;
         let label = asked.label.filter(|label| *label != volume.label);
-        let size_gb = asked
-            .size_gb
-            .filter(|size| *size != i64::from(volume.size_gb));
+        let size_gb = asked.size_gb.filter(|size| *size != i64::from(volume.size_gb));
         if label.is_none() && size_gb.is_none() {
             return Err(Refusal::new(400, "Nothing to change"));
         }

@@ -38,17 +38,12 @@ struct Links {
 
 impl ListQuery {
     pub(super) fn of(uri: &Uri) -> Result<Self, Refusal> {
-        Query::try_from_uri(uri)
-            .map(|Query(query)| query)
-            .map_err(|error| Refusal::new(400, error.to_string()))
+        Query::try_from_uri(uri).map(|Query(query)| query).map_err(|error| Refusal::new(400, error.to_string()))
     }
 
     fn per_page(&self) -> usize {
         let asked = self.per_page.as_deref().and_then(|n| n.parse().ok());
-        asked
-            .filter(|n| *n > 0)
-            .unwrap_or(PER_PAGE)
-            .min(PER_PAGE_MAX)
+        asked.filter(|n| *n > 0).unwrap_or(PER_PAGE).min(PER_PAGE_MAX)
     }
 
     /// Cuts the page that the cursor names; `place` finds an id among the items.
@@ -60,15 +55,14 @@ impl ListQuery {
     ) -> Result<(Vec<T>, Meta), Refusal> {
         let start = match self.cursor.as_deref() {
             None | Some("") => 0,
-            Some(cursor) => decode(cursor)
-                .and_then(|id| place(&items, &id))
-                .ok_or_else(|| Refusal::new(400, "Invalid cursor"))?,
+            Some(cursor) => {
+                decode(cursor).and_then(|id| place(&items, &id)).ok_or_else(|| Refusal::new(400, "Invalid cursor"))?
+            }
         };
         let (total, per_page) = (items.len(), self.per_page());
         let link = |way: &str, at: Option<usize>| {
             let item = at.and_then(|at| items.get(at));
-            item.map(|item| STANDARD.encode(format!("{way}__{}", id(item))))
-                .unwrap_or_default()
+            item.map(|item| STANDARD.encode(format!("{way}__{}", id(item)))).unwrap_or_default()
         };
         let links = Links {
             next: link("next", start.checked_add(per_page)),
@@ -82,9 +76,7 @@ impl ListQuery {
 /// The id in a cursor: the first item of the page that it leads to.
 fn decode(cursor: &str) -> Option<String> {
     let text = String::from_utf8(STANDARD.decode(cursor).ok()?).ok()?;
-    let id = text
-        .strip_prefix("next__")
-        .or(text.strip_prefix("prev__"))?;
+    let id = text.strip_prefix("next__").or(text.strip_prefix("prev__"))?;
     Some(id.to_owned())
 }
 
@@ -101,10 +93,7 @@ mod tests {
         let uri: Uri = format!("/v2/blocks?{query}").parse().unwrap();
         let items = (0..total).map(|n| n.to_string()).collect();
         let place = |items: &[String], id: &str| position(items, String::as_str, id);
-        ListQuery::of(&uri)
-            .unwrap()
-            .page(items, String::as_str, place)
-            .unwrap()
+        ListQuery::of(&uri).unwrap().page(items, String::as_str, place).unwrap()
     }
 
     #[test]

@@ -1,0 +1,16 @@
+//! The simulated cloud held to its word, over its own HTTP interfaces.
+//!
+//! Tests of real disks need root and loop devices; without them they say so and pass.
+
+#![expect(clippy::unwrap_used, reason = "all of this crate is tests, its helpers too")]
+
+mod attach;
+mod client;
+mod control;
+mod disk;
+mod fault;
+mod list;
+mod metadata;
+mod process;
+mod rate;
+mod volume;
