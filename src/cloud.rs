@@ -12,12 +12,14 @@ pub mod token;
 pub mod vultr;
 pub mod watch;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tonic::Code;
 
 use crate::{
     error::Error,
+    metrics::Metrics,
     volume::{Gib, IdForm, NodeId, VolumeId},
 };
 
@@ -54,6 +56,26 @@ pub struct Profile {
     pub publish_context: fn(&Volume) -> BTreeMap<String, String>,
     /// Reads it on the node, also as earlier drivers of this cloud wrote it.
     pub attachment: fn(&BTreeMap<String, String>) -> Result<Attachment, Error>,
+    /// Asks the metadata service at a URL who this instance is.
+    pub identity: for<'a> fn(&'a str) -> BoxFuture<'a, Result<InstanceIdentity, Error>>,
+    /// A client of the API.
+    pub connect: fn(Account) -> Result<Arc<dyn Cloud>, String>,
+}
+
+/// The clouds there are.
+pub static PROFILES: &[&Profile] = &[&vultr::PROFILE];
+
+/// What it takes to speak for an account.
+#[derive(Debug)]
+pub struct Account {
+    /// Scheme and host of the API.
+    pub api_url: String,
+    /// Its token.
+    pub token: token::TokenFile,
+    /// The token bucket for its requests.
+    pub pace: pace::Pace,
+    /// Where they are counted.
+    pub metrics: Metrics,
 }
 
 /// A kind of volume, and the sizes it comes in.

@@ -28,7 +28,7 @@ pub use create::Create;
 pub use list::VolumeList;
 
 use crate::{
-    cloud::{Cloud, CloudError, Region, Volume, names::Names, queue::Queues, watch::Watcher},
+    cloud::{Cloud, CloudError, Profile, Region, Volume, names::Names, queue::Queues, watch::Watcher},
     error::Error,
     operations::Operations,
     volume::{Gib, NodeId, VolumeId},
@@ -70,14 +70,15 @@ impl fmt::Display for Operation {
 #[derive(Debug)]
 pub struct HomeRegion {
     given: Option<String>,
+    profile: &'static Profile,
     metadata_url: String,
     found: OnceCell<String>,
 }
 
 impl HomeRegion {
     /// The region given, or else the one that the metadata service at `metadata_url` tells when it is first needed.
-    pub fn new(given: Option<String>, metadata_url: String) -> Self {
-        Self { given, metadata_url, found: OnceCell::new() }
+    pub fn new(given: Option<String>, profile: &'static Profile, metadata_url: String) -> Self {
+        Self { given, profile, metadata_url, found: OnceCell::new() }
     }
 
     async fn get(&self) -> Result<String, Error> {
@@ -85,7 +86,7 @@ impl HomeRegion {
             return Ok(given.to_ascii_lowercase());
         }
         let ask = async {
-            let identity = crate::cloud::vultr::identity(&self.metadata_url).await?;
+            let identity = (self.profile.identity)(&self.metadata_url).await?;
             Ok(identity.region.to_ascii_lowercase())
         };
         self.found.get_or_try_init(|| ask).await.cloned().map_err(|error: Error| {
@@ -163,10 +164,7 @@ impl Controller {
     /// [`Error::Precondition`] while an instance has it.
     pub async fn delete(&self, id: VolumeId) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
-        self.inner
-            .operations
-            .run(id.clone().as_str(), Operation::Delete, async move { inner.delete(&id).await })
-            .await
+        self.inner.operations.run(id.clone().as_str(), Operation::Delete, async move { inner.delete(&id).await }).await
     }
 
     /// Attaches a volume to an instance and returns it as it then stands.

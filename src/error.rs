@@ -165,9 +165,7 @@ impl Error {
             Self::Contradicted { .. } | Self::BadPage(_) => Code::Aborted,
             Self::Exhausted(_) => Code::ResourceExhausted,
             // Not final to the sidecars: they go on asking, and nothing is given up that may exist.
-            Self::NotYet(_) | Self::OutcomeUnknown { .. } | Self::Metadata(_) | Self::ShuttingDown => {
-                Code::Unavailable
-            }
+            Self::NotYet(_) | Self::OutcomeUnknown { .. } | Self::Metadata(_) | Self::ShuttingDown => Code::Unavailable,
             Self::Cloud { cause, .. } => cause.code(),
             Self::Tool { .. } | Self::Io { .. } | Self::Panicked(_) => Code::Internal,
         }

@@ -1,1 +1,103 @@
-//! placeholder
+//! A CSI driver for cloud block storage.
+//!
+//! The map, in the order in which a request comes by; imports point one way only, down this list:
+//!
+//! - [`config`] flags and environment become a checked configuration; [`run`] builds everything from it
+//! - [`server`] the gRPC socket and its drain; [`admin`] `/metrics`, `/healthz` and `/readyz`
+//! - [`telemetry`] and [`metrics`] what operators see
+//! - [`rpc`] protobuf in, protobuf out: the only place that knows [`csi`]
+//! - [`operations`] what is in flight: started once, joined by repeats
+//! - [`controller`] decides what to ask of the cloud
+//! - [`cloud`] the clouds' APIs, with `cloud::vultr` the first
+//! - [`node`] proves, formats, mounts and grows disks; `node::host` is the only code that touches the machine
+//! - [`volume`] and [`error`] the words that all of them share
+
+pub mod admin;
+pub mod cloud;
+pub mod config;
+pub mod controller;
+pub mod csi;
+pub mod error;
+pub mod metrics;
+pub mod node;
+pub mod operations;
+pub mod rpc;
+pub mod server;
+pub mod telemetry;
+pub mod volume;
+
+use std::{future::Future, sync::Arc};
+
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use crate::{
+    cloud::{Account, pace::Pace, token::TokenFile},
+    config::Config,
+    controller::{Controller, HomeRegion},
+    metrics::Metrics,
+    node::{Linux, Node, Paths},
+};
+
+/// Why the driver did not start or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The operator has to change something; the exit code is 64 (`EX_USAGE`).
+    #[error("{0}")]
+    Configuration(String),
+    /// The machine or the network did not let it.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Serves what `config` asks for until `shutdown` comes, then ends what is in flight and returns.
+///
+/// # Errors
+/// What keeps it from starting, or from ending in order.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    info!(%config, "starting");
+    let metrics = Metrics::default();
+    let tasks = TaskTracker::new();
+    let mut services = server::Services {
+        identity: rpc::Identity::new(config.driver_name.clone(), config.serves_controller()),
+        controller: None,
+        node: None,
+    };
+    if let Some(settings) = &config.controller {
+        let token = TokenFile::open(&settings.token_file).map_err(RunError::Configuration)?;
+        let pace = Pace::new(settings.requests_per_second, config.profile.requests_per_second);
+        let account = Account { api_url: settings.api_url.clone(), token, pace, metrics: metrics.clone() };
+        let cloud = (config.profile.connect)(account).map_err(RunError::Failed)?;
+        let home = HomeRegion::new(config.region.clone(), config.profile, config.metadata_url.clone());
+        let controller = Controller::new(cloud, home, tasks.clone());
+        let (starting, ready) = (controller.clone(), services.identity.clone());
+        // The start is complete when the account has been asked for once; what the cloud answered is no matter of life.
+        tokio::spawn(async move {
+            starting.start().await;
+            ready.started();
+        });
+        services.controller = Some(rpc::ControllerService::new(controller, config.profile, metrics.clone()));
+    } else {
+        services.identity.started();
+    }
+    if let Some(settings) = &config.node {
+        let paths = Paths {
+            device_dir: settings.device_dir.clone(),
+            sysfs_dir: settings.sysfs_dir.clone(),
+            dev_dir: "/dev".into(),
+            state_dir: settings.state_dir.clone(),
+        };
+        let host = Linux::new(paths).map_err(|error| RunError::Failed(error.to_string()))?;
+        let node = Node::new(Arc::new(host), config.profile, tasks.clone());
+        services.node = Some(rpc::NodeService::new(node, &config, settings, metrics.clone()));
+    }
+    let admin = match config.metrics_addr {
+        Some(address) => Some(admin::serve(address, metrics, services.identity.clone()).await?),
+        None => None,
+    };
+    let served = server::serve(&config.endpoint, services, &tasks, shutdown).await;
+    if let Some(admin) = admin {
+        admin.abort();
+    }
+    served
+}

@@ -1,1 +1,35 @@
-fn main() {}
+//! The program: parse, log, run, and an exit code that says who has to act.
+
+use std::process::ExitCode;
+
+use cloud_block_csi::{RunError, config, run, server, telemetry};
+
+/// `EX_USAGE` of sysexits.h: the configuration has to be changed.
+const BAD_CONFIGURATION: u8 = 64;
+
+fn main() -> ExitCode {
+    let config = match config::parse() {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    if let Err(mistake) = telemetry::start(config.log_format, &config.log_level) {
+        eprintln!("{mistake}");
+        return ExitCode::from(BAD_CONFIGURATION);
+    }
+    // Two threads, however many processors a node has: the work is waiting.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(async { run(config, server::stop_signal()?).await }),
+        Err(error) => Err(RunError::Failed(format!("no runtime: {error}"))),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "ended");
+            ExitCode::from(if matches!(error, RunError::Configuration(_)) { BAD_CONFIGURATION } else { 1 })
+        }
+    }
+}

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, debug, field, warn, warn_span};
 
 use super::{
-    CloudError,
+    Account, CloudError,
     pace::{Pace, Priority},
     token::{self, TokenFile},
 };
@@ -60,17 +60,12 @@ pub struct Http {
 }
 
 impl Http {
-    /// A client of the API at `base` (scheme and host).
+    /// A client of the account's API.
     ///
     /// # Errors
     /// In words for the operator, if the TLS roots of this machine cannot be used.
-    pub fn new(
-        base: &str,
-        token: TokenFile,
-        pace: Pace,
-        metrics: Metrics,
-        meaning: fn(StatusCode, &str) -> CloudError,
-    ) -> Result<Self, String> {
+    pub fn new(account: Account, meaning: fn(StatusCode, &str) -> CloudError) -> Result<Self, String> {
+        let Account { api_url, token, pace, metrics } = account;
         let client = Client::builder()
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
@@ -79,7 +74,7 @@ impl Http {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| format!("the HTTP client cannot be built: {error}"))?;
-        Ok(Self { client, base: base.trim_end_matches('/').to_owned(), token, pace, metrics, meaning })
+        Ok(Self { client, base: api_url, token, pace, metrics, meaning })
     }
 
     /// Sends a request and returns the body of its 2xx answer.
@@ -220,4 +215,3 @@ fn label(error: &CloudError) -> &'static str {
         CloudError::Unknown(_) => "unknown",
     }
 }
-

@@ -158,10 +158,7 @@ mod tests {
             }
         });
         futures_util::future::join_all(calls).await;
-        assert_eq!(
-            *order.lock().unwrap(),
-            [Priority::Detach, Priority::Attach, Priority::Create, Priority::List]
-        );
+        assert_eq!(*order.lock().unwrap(), [Priority::Detach, Priority::Attach, Priority::Create, Priority::List]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -121,8 +121,7 @@ mod tests {
     async fn a_waiter_that_went_away_holds_nobody_up() {
         let queues = Queues::default();
         let first = queues.turn(&instance("1"), Change::Attach).await;
-        let gone =
-            tokio::time::timeout(Duration::from_secs(1), queues.turn(&instance("1"), Change::Detach)).await;
+        let gone = tokio::time::timeout(Duration::from_secs(1), queues.turn(&instance("1"), Change::Detach)).await;
         assert!(gone.is_err());
         drop(first);
         let _turn = queues.turn(&instance("1"), Change::Attach).await;

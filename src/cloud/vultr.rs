@@ -5,17 +5,13 @@ mod instance;
 mod metadata;
 mod wire;
 
-use std::{collections::BTreeMap, time::Duration};
-
-pub use metadata::identity;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Attachment, Cloud, CloudError, NewVolume, Profile, Region, Volume, VolumePage, VolumeType, http::Http,
-    pace::Pace, token::TokenFile,
+    Account, Attachment, Cloud, CloudError, NewVolume, Profile, Region, Volume, VolumePage, VolumeType, http::Http,
 };
 use crate::{
     error::Error,
-    metrics::Metrics,
     volume::{Gib, IdForm, NodeId, VolumeId},
 };
 
@@ -43,6 +39,8 @@ pub static PROFILE: Profile = Profile {
     volume_type,
     publish_context,
     attachment,
+    identity: |url| Box::pin(metadata::identity(url)),
+    connect: |account| Ok(Arc::new(Vultr::new(account)?)),
 };
 
 /// The API that the controller calls.
@@ -52,12 +50,12 @@ pub struct Vultr {
 }
 
 impl Vultr {
-    /// A client of the API at `base`.
+    /// A client of the API.
     ///
     /// # Errors
     /// In words for the operator, if there can be no HTTP client.
-    pub fn new(base: &str, token: TokenFile, pace: Pace, metrics: Metrics) -> Result<Self, String> {
-        Ok(Self { http: Http::new(base, token, pace, metrics, wire::meaning)? })
+    pub fn new(account: Account) -> Result<Self, String> {
+        Ok(Self { http: Http::new(account, wire::meaning)? })
     }
 }
 
@@ -120,7 +118,8 @@ fn volume_type(parameters: &BTreeMap<String, String>) -> Result<&'static VolumeT
     let mut by_block_type = None;
     for (key, value) in parameters {
         let lower = value.to_ascii_lowercase();
-        let unknown = |allowed: &str| Err(Error::invalid(format!("parameter {key}"), format!("'{value}' is not {allowed}")));
+        let unknown =
+            |allowed: &str| Err(Error::invalid(format!("parameter {key}"), format!("'{value}' is not {allowed}")));
         match key.as_str() {
             "storage_type" => match lower.as_str() {
                 "block" => {}
@@ -237,7 +236,8 @@ mod tests {
 
     #[test]
     fn a_volumes_serial_is_told_from_another_disks() {
-        for (serial, is) in [("ewr-2f5d7a314fe44f", true), ("ewr-example112233", true), ("QM00001", false), ("", false)] {
+        for (serial, is) in [("ewr-2f5d7a314fe44f", true), ("ewr-example112233", true), ("QM00001", false), ("", false)]
+        {
             assert_eq!(is_volume_serial(serial), is, "{serial}");
         }
     }

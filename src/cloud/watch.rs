@@ -27,6 +27,9 @@ const PAUSE_PER_PAGE: Duration = Duration::from_millis(200);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// When waiting ends with an error that the caller can repeat.
+const LONGEST_WAIT: Duration = Duration::from_secs(180);
+
 /// What is waited for; each kind has its own usual duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Awaited {
@@ -48,11 +51,6 @@ impl Awaited {
             Self::Attached | Self::Detached => Duration::from_secs(2),
             Self::Grown => Duration::from_millis(500),
         }
-    }
-
-    /// When waiting ends with an error that the caller can repeat.
-    fn longest(self) -> Duration {
-        Duration::from_secs(180)
     }
 
     fn as_str(self) -> &'static str {
@@ -121,7 +119,7 @@ impl Watcher {
         let mut due = since + usual;
         let mut late = false;
         let mut last = String::from("nothing could be learnt");
-        while since.elapsed() < awaited.longest() {
+        while since.elapsed() < LONGEST_WAIT {
             match self.read_at(id, due).await {
                 Ok(volume) => {
                     if let Some(found) = check(&volume) {

@@ -139,10 +139,10 @@ impl Inner {
             if volume.bootable {
                 return Err(Error::Precondition(format!("volume {id} boots an instance; it is none of Kubernetes'")));
             }
-            if let Some(cause) = refused.take() {
-                if !pauses.wait().await {
-                    return Err(Error::Cloud { doing: format!("detaching volume {id} from {node}"), cause });
-                }
+            if let Some(cause) = refused.take()
+                && !pauses.wait().await
+            {
+                return Err(Error::Cloud { doing: format!("detaching volume {id} from {node}"), cause });
             }
             let turn = self.queues.turn(&node, Change::Detach).await;
             if read.elapsed() > PROOF_KEPT && self.moved_on(id, &node).await? {

@@ -160,10 +160,10 @@ impl Inner {
 
     async fn regions(&self) -> Result<Arc<Vec<Region>>, Error> {
         let mut kept = self.regions.lock().await;
-        if let Some((asked, regions)) = kept.as_ref() {
-            if asked.elapsed() < REGIONS_KEPT {
-                return Ok(Arc::clone(regions));
-            }
+        if let Some((asked, regions)) = kept.as_ref()
+            && asked.elapsed() < REGIONS_KEPT
+        {
+            return Ok(Arc::clone(regions));
         }
         let asked = Instant::now();
         let regions = self

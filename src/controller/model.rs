@@ -59,7 +59,7 @@ impl Model {
 
     /// A controller process of this cloud.
     pub(super) fn controller(&self) -> Controller {
-        let home = HomeRegion::new(Some("EWR".to_owned()), String::new());
+        let home = HomeRegion::new(Some("EWR".to_owned()), &PROFILE, String::new());
         Controller::new(Arc::new(self.clone()), home, tokio_util::task::TaskTracker::new())
     }
 

@@ -60,12 +60,14 @@ pub(super) async fn regions(http: &Http) -> Result<Vec<Region>, CloudError> {
             body: None,
         };
         let page: Regions = decode(&http.send(call).await?)?;
-        regions.extend(page.regions.into_iter().map(|row| Region {
-            volume_types: [&NVME, &HDD]
-                .into_iter()
-                .filter(|kind| row.options.iter().any(|option| *option == format!("block_storage_{}", kind.name)))
-                .collect(),
-            id: row.id.to_ascii_lowercase(),
+        regions.extend(page.regions.into_iter().map(|row| {
+            Region {
+                volume_types: [&NVME, &HDD]
+                    .into_iter()
+                    .filter(|kind| row.options.iter().any(|option| *option == format!("block_storage_{}", kind.name)))
+                    .collect(),
+                id: row.id.to_ascii_lowercase(),
+            }
         }));
         match page.meta.and_then(|meta| meta.next()) {
             Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),

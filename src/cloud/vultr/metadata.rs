@@ -27,7 +27,7 @@ struct Region {
 ///
 /// # Errors
 /// [`Error::Metadata`] with what the operator can set instead.
-pub async fn identity(url: &str) -> Result<InstanceIdentity, Error> {
+pub(super) async fn identity(url: &str) -> Result<InstanceIdentity, Error> {
     let address = format!("{}/v1.json", url.trim_end_matches('/'));
     let problem = |what: String| {
         Error::Metadata(format!("the metadata service at {address} {what}; --node-id and --region can be set instead"))

@@ -57,7 +57,8 @@ pub(super) struct Block {
     label: String,
     mount_id: String,
     /// Left out of the rows of a listing.
-    block_type: Option<String>,
+    #[serde(rename = "block_type")]
+    kind: Option<String>,
     #[serde(default)]
     bootable: bool,
     #[serde(default)]
@@ -72,15 +73,15 @@ impl TryFrom<Block> for Volume {
         let id = VolumeId::parse(PROFILE.id_form, &block.id).ok_or_else(|| unreadable("an id that is no UUID"))?;
         let attached_to = match block.attached_to_instance.as_str() {
             "" => None,
-            node => Some(
-                NodeId::parse(PROFILE.id_form, node).ok_or_else(|| unreadable("an instance that is no UUID"))?,
-            ),
+            node => {
+                Some(NodeId::parse(PROFILE.id_form, node).ok_or_else(|| unreadable("an instance that is no UUID"))?)
+            }
         };
         Ok(Self {
             id,
             name: block.label,
             size: Gib(block.size_gb),
-            volume_type: match block.block_type.as_deref() {
+            volume_type: match block.kind.as_deref() {
                 Some("high_perf") => Some(&NVME),
                 Some("storage_opt") => Some(&HDD),
                 _ => None,
@@ -104,8 +105,10 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CloudError> 
     serde_json::from_slice(body).map_err(|error| CloudError::Unknown(format!("the answer cannot be read: {error}")))
 }
 
+type Meaning = fn(String) -> CloudError;
+
 /// Texts of a 4xx that mean something of their own. Status and code alone do not tell; the API has no error codes.
-const TEXTS: &[(&str, fn(String) -> CloudError)] = &[
+const TEXTS: &[(&str, Meaning)] = &[
     // vultr-csi and the Terraform provider match this one; its status is documented nowhere.
     ("invalid block storage id", CloudError::NotFound),
     // vultr-csi, for one hour in 2025-11.
@@ -152,6 +155,8 @@ fn printable(text: &str) -> String {
 mod tests {
     use super::*;
 
+    type Is = fn(&CloudError) -> bool;
+
     const SHOWN: &str = r#"{"block":{"id":"cb676a46-66fd-4dfb-b839-443f2e6c0b60",
         "date_created":"2020-10-10T01:56:20+00:00","cost":5,"pending_charges":0.07,"status":"active","size_gb":50,
         "region":"EWR","attached_to_instance":"","attached_to_instance_ip":"","label":"pvc-0123456789abcdef",
@@ -184,7 +189,7 @@ mod tests {
     #[test]
     fn statuses_come_before_texts() {
         let app = |text: &str, status: u16| format!(r#"{{"error":"{text}","status":{status}}}"#);
-        let cases: &[(u16, String, fn(&CloudError) -> bool)] = &[
+        let cases: &[(u16, String, Is)] = &[
             (404, app("Invalid block storage ID", 404), |e| matches!(e, CloudError::NotFound(_))),
             (400, app("Invalid block storage ID", 400), |e| matches!(e, CloudError::NotFound(_))),
             (400, app("Block storage subscription not found.", 400), |e| matches!(e, CloudError::NotFound(_))),

@@ -142,6 +142,7 @@ pub(crate) fn loops_under(dir: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
 ///
 /// # Errors
 /// A loop device that can't be given back, or that something still uses, a mount for example.
+#[allow(clippy::disallowed_methods, reason = "it is documented to block, and Drop calls it")]
 pub fn sweep(dir: &Path) -> io::Result<Vec<PathBuf>> {
     // The kernel knows the files by their real path.
     let dir = fs::canonicalize(dir).or_else(|_| std::path::absolute(dir))?;

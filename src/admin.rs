@@ -1,0 +1,51 @@
+//! `/metrics`, `/healthz` and `/readyz`, for Prometheus and for probes.
+
+use std::net::SocketAddr;
+
+use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tracing::{info, warn};
+
+use crate::{RunError, metrics::Metrics, rpc::Identity};
+
+/// Serves on `address` in a task of its own.
+///
+/// # Errors
+/// If the address cannot be had.
+pub async fn serve(address: SocketAddr, metrics: Metrics, identity: Identity) -> Result<JoinHandle<()>, RunError> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| RunError::Failed(format!("--metrics-addr {address}: {error}")))?;
+    info!(%address, "metrics and health");
+    Ok(tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router(metrics, identity)).await {
+            warn!(%error, "the metrics endpoint has ended");
+        }
+    }))
+}
+
+fn router(metrics: Metrics, identity: Identity) -> Router {
+    let weather = metrics.weather.clone();
+    Router::new()
+        .route(
+            "/metrics",
+            get(move || async move {
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                ([("content-type", kind)], metrics.text()).into_response()
+            }),
+        )
+        // The process answers: there is nothing that a restart would mend.
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route(
+            "/readyz",
+            get(move || async move {
+                if !identity.has_started() {
+                    return (StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned());
+                }
+                match weather.trouble() {
+                    None => (StatusCode::OK, "ok\n".to_owned()),
+                    Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
+                }
+            }),
+        )
+}

@@ -1,0 +1,423 @@
+//! The command line and the environment, resolved into a configuration with every mistake told at once.
+
+use std::{
+    fmt,
+    io::IsTerminal,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    cloud::{PROFILES, Profile},
+    volume::NodeId,
+};
+
+/// A CSI driver that maps Kubernetes volumes onto cloud block storage.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Every flag has an environment variable: --api-url is CSI_API_URL.\n\
+    Exit codes: 0 ended in order, 64 the configuration has to be changed, 1 anything else."
+)]
+struct Cli {
+    #[command(subcommand)]
+    service: Service,
+}
+
+#[derive(Debug, Subcommand)]
+enum Service {
+    /// Serve Identity and Controller: creates, attaches, grows and deletes volumes through the cloud's API
+    Controller {
+        #[command(flatten)]
+        common: CommonFlags,
+        #[command(flatten)]
+        controller: ControllerFlags,
+    },
+    /// Serve Identity and Node on a worker: formats, mounts and grows the disks; needs no token
+    Node {
+        #[command(flatten)]
+        common: CommonFlags,
+        #[command(flatten)]
+        node: NodeFlags,
+    },
+    /// Serve everything in one process: for csi-sanity and for a single machine
+    All {
+        #[command(flatten)]
+        common: CommonFlags,
+        #[command(flatten)]
+        controller: ControllerFlags,
+        #[command(flatten)]
+        node: NodeFlags,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CommonFlags {
+    /// Where gRPC listens: unix:///path, or a path
+    #[arg(long, env = "CSI_ENDPOINT", default_value = "unix:///csi/csi.sock")]
+    endpoint: String,
+    /// Which cloud
+    #[arg(long, env = "CSI_CLOUD", default_value = "vultr")]
+    cloud: String,
+    /// The name told to Kubernetes [default: the cloud's official one, block.csi.vultr.com]
+    #[arg(long, env = "CSI_DRIVER_NAME")]
+    driver_name: Option<String>,
+    /// The instance's metadata service: scheme and host
+    #[arg(long, env = "CSI_METADATA_URL", default_value = "http://169.254.169.254")]
+    metadata_url: String,
+    /// The region, such as EWR [default: what the metadata service says]
+    #[arg(long, env = "CSI_REGION")]
+    region: Option<String>,
+    /// Serve /metrics, /healthz and /readyz here, such as 0.0.0.0:9808 [default: off]
+    #[arg(long, env = "CSI_METRICS_ADDR")]
+    metrics_addr: Option<String>,
+    /// How log lines look [default: text on a terminal, else json]
+    #[arg(long, env = "CSI_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug, trace, or directives such as info,cloud_block_csi=debug
+    #[arg(long, env = "CSI_LOG_LEVEL", default_value = "info")]
+    log_level: String,
+}
+
+#[derive(Debug, Args)]
+struct ControllerFlags {
+    /// The file that holds the API token; it is followed when it rotates
+    #[arg(long, env = "CSI_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// The cloud's API: scheme and host, no path [default: the cloud's public one]
+    #[arg(long, env = "CSI_API_URL")]
+    api_url: Option<String>,
+    /// How many requests a second are made at most; the account's limit (30) is shared with its other clients
+    #[arg(long, env = "CSI_REQUESTS_PER_SECOND", default_value = "20")]
+    requests_per_second: u32,
+}
+
+#[derive(Debug, Args)]
+struct NodeFlags {
+    /// The instance's id in the cloud's API [default: what the metadata service says]
+    #[arg(long, env = "CSI_NODE_ID")]
+    node_id: Option<String>,
+    /// Where by-id links are looked for; they are hints, never proof
+    #[arg(long, env = "CSI_DEVICE_DIR", default_value = "/dev/disk/by-id")]
+    device_dir: PathBuf,
+    /// Where class/block/*/{serial,dev,size} are read
+    #[arg(long, env = "CSI_SYSFS_DIR", default_value = "/sys")]
+    sysfs_dir: PathBuf,
+    /// The node's own small records; must survive a restart of the driver [default: a folder next to the socket]
+    #[arg(long, env = "CSI_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    /// Slots of an instance that are not the driver's
+    #[arg(long, env = "CSI_RESERVED_VOLUMES", default_value = "0")]
+    reserved_volumes: u32,
+    /// A ceiling on the number of volumes [default: computed]
+    #[arg(long, env = "CSI_MAX_VOLUMES_PER_NODE")]
+    max_volumes_per_node: Option<u32>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// A configuration that has been checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The socket.
+    pub endpoint: PathBuf,
+    /// The cloud.
+    pub profile: &'static Profile,
+    /// The name told to Kubernetes.
+    pub driver_name: String,
+    /// The metadata service.
+    pub metadata_url: String,
+    /// The region given, in upper case.
+    pub region: Option<String>,
+    /// Where metrics are served.
+    pub metrics_addr: Option<SocketAddr>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What is logged.
+    pub log_level: String,
+    /// Set where the Controller service is served.
+    pub controller: Option<ControllerConfig>,
+    /// Set where the Node service is served.
+    pub node: Option<NodeConfig>,
+}
+
+/// What only the controller needs.
+#[derive(Debug, Clone)]
+pub struct ControllerConfig {
+    /// The token file.
+    pub token_file: PathBuf,
+    /// The API.
+    pub api_url: String,
+    /// The rate of the token bucket.
+    pub requests_per_second: u32,
+}
+
+/// What only the node needs.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// The instance's id, where it is given.
+    pub node_id: Option<NodeId>,
+    /// By-id links.
+    pub device_dir: PathBuf,
+    /// The kernel's tree of devices.
+    pub sysfs_dir: PathBuf,
+    /// The node's own records.
+    pub state_dir: PathBuf,
+    /// Slots that are not the driver's.
+    pub reserved_volumes: u32,
+    /// A ceiling on the volumes.
+    pub max_volumes_per_node: Option<u32>,
+}
+
+impl Config {
+    /// Whether the Controller service is served.
+    pub fn serves_controller(&self) -> bool {
+        self.controller.is_some()
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoint, profile, driver_name, metadata_url, region, .. } = self;
+        write!(f, "endpoint={} cloud={} driver={driver_name}", endpoint.display(), profile.name)?;
+        write!(f, " metadata={metadata_url} region={}", region.as_deref().unwrap_or("from metadata"))?;
+        if let Some(controller) = &self.controller {
+            let rate = controller.requests_per_second;
+            write!(f, " api={} rate={rate}/s token_file={}", controller.api_url, controller.token_file.display())?;
+        }
+        if let Some(node) = &self.node {
+            let (devices, sysfs) = (node.device_dir.display(), node.sysfs_dir.display());
+            write!(f, " devices={devices} sysfs={sysfs} state={}", node.state_dir.display())?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the process's arguments and environment. Ends the process for `--help` and `--version`.
+///
+/// # Errors
+/// All mistakes, a line each, in words for the operator.
+pub fn parse() -> Result<Config, String> {
+    let cli = Cli::try_parse().map_err(|error| if error.use_stderr() { error.to_string() } else { error.exit() })?;
+    resolve(cli.service)
+}
+
+fn resolve(service: Service) -> Result<Config, String> {
+    let (common, controller, node) = match service {
+        Service::Controller { common, controller } => (common, Some(controller), None),
+        Service::Node { common, node } => (common, None, Some(node)),
+        Service::All { common, controller, node } => (common, Some(controller), Some(node)),
+    };
+    let mut mistakes = Mistakes(Vec::new());
+    let profile = PROFILES.iter().find(|profile| profile.name == common.cloud).copied();
+    if profile.is_none() {
+        let names: Vec<_> = PROFILES.iter().map(|profile| profile.name).collect();
+        mistakes.add("--cloud", &format!("'{}' is not known; the clouds are: {}", common.cloud, names.join(", ")));
+    }
+    // The other mistakes are told too, as far as any cloud's facts can tell them.
+    let profile = profile.unwrap_or(PROFILES[0]);
+    let endpoint = mistakes.unless(socket_path(&common.endpoint)).unwrap_or_default();
+    let driver_name = common.driver_name.unwrap_or_else(|| profile.driver_name.to_owned());
+    if !is_driver_name(&driver_name) {
+        let rule = "letters, digits, dots and dashes, 63 at most, beginning and ending with a letter or digit";
+        mistakes.add("--driver-name", &format!("'{driver_name}' is not a CSI driver name ({rule})"));
+    }
+    mistakes.unless(base_url("--metadata-url", &common.metadata_url));
+    let region = common.region.map(|region| region.to_ascii_uppercase());
+    if region.as_ref().is_some_and(|region| region.is_empty() || !region.bytes().all(|b| b.is_ascii_alphanumeric())) {
+        mistakes.add("--region", "give the code of a region, such as EWR");
+    }
+    let metrics_addr = common.metrics_addr.and_then(|address| {
+        let parsed = address.parse().map_err(|_| format!("--metrics-addr: '{address}' is not an address and a port"));
+        mistakes.unless(parsed)
+    });
+    let log_format = common
+        .log_format
+        .unwrap_or_else(|| if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
+    let controller = controller.map(|flags| flags.resolve(profile, &mut mistakes));
+    let node = node.map(|flags| flags.resolve(profile, &endpoint, &mut mistakes));
+    if !mistakes.0.is_empty() {
+        return Err(mistakes.0.join("\n"));
+    }
+    Ok(Config {
+        endpoint,
+        profile,
+        driver_name,
+        metadata_url: common.metadata_url,
+        region,
+        metrics_addr,
+        log_format,
+        log_level: common.log_level,
+        controller,
+        node,
+    })
+}
+
+impl ControllerFlags {
+    fn resolve(self, profile: &Profile, mistakes: &mut Mistakes) -> ControllerConfig {
+        if self.token_file.is_none() {
+            mistakes.add("--token-file", "give the file that holds the cloud's API token");
+        }
+        let api_url = self.api_url.unwrap_or_else(|| profile.api_url.to_owned());
+        mistakes.unless(base_url("--api-url", &api_url));
+        let most = profile.requests_per_second - 1;
+        if !(1..=most).contains(&self.requests_per_second) {
+            mistakes
+                .add("--requests-per-second", &format!("give a number from 1 to {most}, below the account's limit"));
+        }
+        ControllerConfig {
+            token_file: self.token_file.unwrap_or_default(),
+            api_url: api_url.trim_end_matches('/').to_owned(),
+            requests_per_second: self.requests_per_second,
+        }
+    }
+}
+
+impl NodeFlags {
+    fn resolve(self, profile: &Profile, endpoint: &Path, mistakes: &mut Mistakes) -> NodeConfig {
+        let node_id = self.node_id.and_then(|id| {
+            let parsed = NodeId::parse(profile.id_form, &id);
+            parsed.or_else(|| {
+                mistakes.add("--node-id", &format!("'{id}' is not an instance id of {}", profile.name));
+                None
+            })
+        });
+        if self.max_volumes_per_node == Some(0) {
+            mistakes.add("--max-volumes-per-node", "give 1 or more; to Kubernetes 0 means no limit");
+        }
+        let beside = endpoint.parent().unwrap_or(Path::new("/")).join("state");
+        NodeConfig {
+            node_id,
+            device_dir: self.device_dir,
+            sysfs_dir: self.sysfs_dir,
+            state_dir: self.state_dir.unwrap_or(beside),
+            reserved_volumes: self.reserved_volumes,
+            max_volumes_per_node: self.max_volumes_per_node,
+        }
+    }
+}
+
+struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    fn add(&mut self, flag: &str, problem: &str) {
+        self.0.push(format!("{flag}: {problem}"));
+    }
+
+    fn unless<T>(&mut self, parsed: Result<T, String>) -> Option<T> {
+        parsed.map_err(|mistake| self.0.push(mistake)).ok()
+    }
+}
+
+fn socket_path(endpoint: &str) -> Result<PathBuf, String> {
+    let path = endpoint.strip_prefix("unix://").or_else(|| endpoint.strip_prefix("unix:")).unwrap_or(endpoint);
+    // sockaddr_un holds 108 bytes with the final NUL.
+    if path.starts_with('/') && !path.ends_with('/') && path.len() < 108 {
+        return Ok(PathBuf::from(path));
+    }
+    Err(format!("--endpoint: '{endpoint}' is not the address of a unix socket; give unix:///path (107 bytes at most)"))
+}
+
+/// Scheme and host only: a path, a query or a user in it is a mistake that would send the token astray.
+fn base_url(flag: &str, url: &str) -> Result<(), String> {
+    let parsed = split_scheme(url).filter(|(scheme, rest)| {
+        matches!(*scheme, "http" | "https")
+            && !rest.is_empty()
+            && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
+    });
+    parsed.map(drop).ok_or_else(|| format!("{flag}: '{url}' is not scheme and host, such as https://api.example.com"))
+}
+
+fn split_scheme(url: &str) -> Option<(&str, &str)> {
+    url.trim_end_matches('/').split_once("://")
+}
+
+/// CSI 1.13, `GetPluginInfoResponse.name`.
+fn is_driver_name(name: &str) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    name.len() <= 63
+        && edge(name.as_bytes().first())
+        && edge(name.as_bytes().last())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(arguments: &[&str]) -> Result<Config, String> {
+        let line = ["cloud-block-csi"].iter().chain(arguments);
+        resolve(Cli::try_parse_from(line).map_err(|error| error.to_string())?.service)
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed_and_every_flag_has_its_variable() {
+        use clap::CommandFactory;
+        let cli = Cli::command();
+        cli.clone().debug_assert();
+        for service in cli.get_subcommands() {
+            for flag in service.get_arguments().filter(|flag| flag.get_id() != "help") {
+                let variable = format!("CSI_{}", flag.get_id().as_str().to_ascii_uppercase());
+                assert_eq!(flag.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
+                assert!(flag.get_help().is_some(), "{variable} has no help");
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_needs_no_flag_and_gets_the_designs_defaults() {
+        let config = config(&["node"]).unwrap();
+        assert_eq!(config.endpoint, Path::new("/csi/csi.sock"));
+        assert_eq!(config.driver_name, "block.csi.vultr.com");
+        let node = config.node.unwrap();
+        assert_eq!(node.state_dir, Path::new("/csi/state"));
+        assert_eq!(node.device_dir, Path::new("/dev/disk/by-id"));
+        assert!(config.controller.is_none());
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let mistakes = config(&[
+            "all",
+            "--endpoint=tcp://0.0.0.0:1",
+            "--driver-name=-x",
+            "--api-url=https://user:secret@api.vultr.com/v2",
+            "--requests-per-second=30",
+            "--node-id=node-1",
+            "--max-volumes-per-node=0",
+            "--metrics-addr=here",
+            "--region=new york",
+        ])
+        .unwrap_err();
+        for flag in [
+            "--endpoint",
+            "--driver-name",
+            "--api-url",
+            "--requests-per-second",
+            "--node-id",
+            "--max-volumes-per-node",
+            "--metrics-addr",
+            "--region",
+            "--token-file",
+        ] {
+            assert!(mistakes.lines().any(|line| line.starts_with(flag)), "{flag} is not in\n{mistakes}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_given_as_a_url_or_a_path() {
+        for endpoint in ["unix:///csi/csi.sock", "unix:/csi/csi.sock", "/csi/csi.sock"] {
+            assert_eq!(socket_path(endpoint).unwrap(), Path::new("/csi/csi.sock"));
+        }
+        assert!(socket_path(&format!("/{}", "a".repeat(107))).is_err());
+    }
+}

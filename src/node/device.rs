@@ -1,0 +1,285 @@
+//! Proof of a disk's identity (P2): every step that touches a disk takes a [`Device`], and that can only be had by
+//! proof.
+//!
+//! The proof is that exactly one disk of the machine shows the serial that the cloud gave the volume, and that its
+//! node, held open from then on, has the number that the kernel gives for it. A by-id link is a hint: a missing one is
+//! fine, one that points elsewhere is an error. Nothing here looks at what the disk holds.
+
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use super::host::{DeviceNumber, Disk, Found, Host, Open, OpenDisk, Serial};
+use crate::{error::Error, volume::VolumeId};
+
+/// The first pause between two looks for a disk; it doubles up to [`LAST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// The longest pause between two looks, since events can be lost.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// virtio-blk shows no more of a serial than this (virtio 1.2, section 5.2.6).
+const VIRTIO_SERIAL_BYTES: usize = 20;
+
+/// A disk that is proven to be a volume's, and held open.
+pub(crate) struct Device {
+    host: Arc<dyn Host>,
+    volume: VolumeId,
+    serial: String,
+    disk: Disk,
+    node: PathBuf,
+    /// While this is open the kernel gives the disk's number to no other.
+    held: Arc<dyn OpenDisk>,
+}
+
+/// Why there is no proof.
+enum Doubt {
+    /// Waiting may help.
+    NotYet(Error),
+    /// What was seen rules it out.
+    Never(Error),
+}
+
+impl Device {
+    /// Proves the volume's disk, waiting for up to `patience` for it to arrive.
+    pub(crate) async fn arrive(
+        host: &Arc<dyn Host>,
+        link_prefix: &str,
+        volume: &VolumeId,
+        serial: &str,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        // Before the first look, so that nothing comes unseen in between.
+        let mut arrivals = host.arrivals();
+        let deadline = Instant::now() + patience;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match Self::look(host, link_prefix, volume, serial).await {
+                Ok(device) => return Ok(device),
+                Err(Doubt::Never(error)) => return Err(error),
+                Err(Doubt::NotYet(error)) => error,
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(error);
+            }
+            debug!(%volume, reason = %error, "waiting for the disk");
+            pause = match timeout(pause.min(left), arrivals.changed()).await {
+                Ok(()) => FIRST_PAUSE,
+                Err(_) => (pause * 2).min(LAST_PAUSE),
+            };
+        }
+    }
+
+    /// Proves the volume's disk, which has to be there by now.
+    pub(crate) async fn prove(
+        host: &Arc<dyn Host>,
+        link_prefix: &str,
+        volume: &VolumeId,
+        serial: &str,
+    ) -> Result<Self, Error> {
+        Self::look(host, link_prefix, volume, serial).await.map_err(|doubt| match doubt {
+            Doubt::NotYet(error) | Doubt::Never(error) => error,
+        })
+    }
+
+    async fn look(host: &Arc<dyn Host>, prefix: &str, volume: &VolumeId, serial: &str) -> Result<Self, Doubt> {
+        let disks = host.disks().await.map_err(Doubt::NotYet)?;
+        let Some(disk) = only_match(&disks, volume, serial).map_err(Doubt::Never)? else {
+            let found: Vec<_> = disks.iter().filter(|disk| disk.serial != Serial::Absent).collect();
+            let found: Vec<_> = found.into_iter().map(|disk| disk.name.as_str()).collect();
+            return Err(Doubt::NotYet(Error::NotYet(format!(
+                "volume {volume}: no disk of this machine shows serial {serial} yet (disks with a serial: {})",
+                if found.is_empty() { "none".to_owned() } else { found.join(", ") },
+            ))));
+        };
+        let node = host.paths().dev_dir.join(&disk.name);
+        let held = match host.open(&node, Open::Shared).await {
+            Ok(held) => held,
+            Err(cause) if cause.kind() == ErrorKind::NotFound => {
+                let problem = format!("volume {volume}: disk {} has no node {} yet", disk.name, node.display());
+                return Err(Doubt::NotYet(Error::NotYet(problem)));
+            }
+            Err(cause) => return Err(Doubt::Never(Error::io("open", node, cause))),
+        };
+        let device = Self {
+            host: Arc::clone(host),
+            volume: volume.clone(),
+            serial: serial.to_owned(),
+            disk: disk.clone(),
+            node,
+            held,
+        };
+        if device.held.number() != disk.number {
+            let problem = format!("is device {}, but {} is {}", device.held.number(), disk.name, disk.number);
+            return Err(Doubt::NotYet(device.refused(&problem)));
+        }
+        device.check_link(&host.paths().device_dir.join(format!("{prefix}{serial}"))).await?;
+        Ok(device)
+    }
+
+    async fn check_link(&self, link: &Path) -> Result<(), Doubt> {
+        let elsewhere = match self.host.look(link, true).await {
+            Ok(Found::Nothing) => return Ok(()),
+            Ok(Found::Block(number)) if number == self.number() => return Ok(()),
+            Ok(Found::Block(number)) => format!("device {number}"),
+            Ok(_) => "something that is no block device".to_owned(),
+            Err(cause) => return Err(Doubt::NotYet(Error::io("look at", link, cause))),
+        };
+        // udev may not be done yet; if it stays so, somebody has to find out what is wrong with this machine.
+        Err(Doubt::NotYet(Error::Precondition(format!(
+            "volume {}: serial {} is disk {} ({}), but the link {} points to {elsewhere}; nothing was touched",
+            self.volume,
+            self.serial,
+            self.disk.name,
+            self.number(),
+            link.display(),
+        ))))
+    }
+
+    /// Proves again that this is the volume's disk, before a step that would harm another; gives the disk as the
+    /// kernel shows it now.
+    pub(crate) async fn verify(&self) -> Result<Disk, Error> {
+        let disks = self.host.disks().await?;
+        let now = only_match(&disks, &self.volume, &self.serial)?
+            .ok_or_else(|| self.refused("went away while it was worked on"))?;
+        if (&now.name, now.number, now.diskseq) != (&self.disk.name, self.number(), self.disk.diskseq) {
+            let problem =
+                format!("was swapped while it was worked on: its serial is now at {} ({})", now.name, now.number);
+            return Err(self.refused(&problem));
+        }
+        match self.host.look(&self.node, false).await {
+            Ok(Found::Block(number)) if number == self.number() => Ok(now.clone()),
+            Ok(_) => Err(self.refused("has another node now")),
+            Err(cause) => Err(Error::io("look at", &self.node, cause)),
+        }
+    }
+
+    fn refused(&self, problem: &str) -> Error {
+        let (volume, node) = (&self.volume, self.node.display());
+        Error::Precondition(format!("volume {volume}: disk {node} {problem}; nothing was touched"))
+    }
+
+    /// The volume that this is the disk of.
+    pub(crate) fn volume(&self) -> &VolumeId {
+        &self.volume
+    }
+
+    /// The serial that proved it.
+    pub(crate) fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    /// The disk's number.
+    pub(crate) fn number(&self) -> DeviceNumber {
+        self.disk.number
+    }
+
+    /// The disk's size in bytes when it was proven.
+    pub(crate) fn size(&self) -> u64 {
+        self.disk.size
+    }
+
+    /// The disk's number in this run of the kernel, if that gives any.
+    pub(crate) fn diskseq(&self) -> Option<u64> {
+        self.disk.diskseq
+    }
+
+    /// The disk's node.
+    pub(crate) fn node(&self) -> &Path {
+        &self.node
+    }
+
+    /// The disk's node, for a program's arguments.
+    pub(crate) fn node_str(&self) -> &str {
+        self.node.to_str().expect("the name in sysfs is UTF-8, and so is the configured directory")
+    }
+
+    /// The open disk.
+    pub(crate) fn held(&self) -> Arc<dyn OpenDisk> {
+        Arc::clone(&self.held)
+    }
+}
+
+/// The one disk of `serial`, if any.
+fn only_match<'a>(disks: &'a [Disk], volume: &VolumeId, serial: &str) -> Result<Option<&'a Disk>, Error> {
+    if serial.trim().is_empty() {
+        return Err(Error::invalid("publish_context", format!("names no serial for volume {volume}")));
+    }
+    for disk in disks {
+        if let Serial::Unreadable(cause) = &disk.serial {
+            return Err(Error::Precondition(format!(
+                "volume {volume}: the serial of disk {} cannot be read ({cause}), so no disk can be proven to be the \
+                 only one of serial {serial}; nothing was touched",
+                disk.name
+            )));
+        }
+    }
+    let mut matches = disks.iter().filter(|disk| matches!(&disk.serial, Serial::Text(shown) if is_same(shown, serial)));
+    match (matches.next(), matches.next()) {
+        (Some(one), Some(other)) => Err(Error::Precondition(format!(
+            "volume {volume}: both {} ({}) and {} ({}) show serial {serial}; nothing was touched",
+            one.name, one.number, other.name, other.number
+        ))),
+        (found, _) => Ok(found),
+    }
+}
+
+/// Whether a disk that shows `shown` has the serial `wanted`.
+pub(crate) fn is_same(shown: &str, wanted: &str) -> bool {
+    let wanted = wanted.trim();
+    shown == wanted
+        || (shown.len() == VIRTIO_SERIAL_BYTES
+            && wanted.len() > VIRTIO_SERIAL_BYTES
+            && wanted.as_bytes().starts_with(shown.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::IdForm;
+
+    fn disk(name: &str, minor: u64, serial: Serial) -> Disk {
+        let number = DeviceNumber { major: 252, minor };
+        Disk { name: name.to_owned(), number, size: 1 << 30, diskseq: None, serial, partitions: Vec::new() }
+    }
+
+    fn text(serial: &str) -> Serial {
+        Serial::Text(serial.to_owned())
+    }
+
+    #[test]
+    fn serials_are_equal_whole_or_as_virtio_cuts_them() {
+        for (shown, wanted, same) in [
+            ("ewr-0123456789abcd", "ewr-0123456789abcd", true),
+            ("ewr-0123456789abcd", "ewr-0123456789abce", false),
+            ("ewr-0123456789abc", "ewr-0123456789abcd", false),
+            ("01234567890123456789", "0123456789012345678901234", true),
+            ("0123456789012345678", "0123456789012345678901234", false),
+            ("01234567890123456789", "0123456789012345678", false),
+        ] {
+            assert_eq!(is_same(shown, wanted), same, "{shown} {wanted}");
+        }
+    }
+
+    #[test]
+    fn only_one_disk_of_the_serial_and_none_in_doubt_is_a_match() {
+        let volume = VolumeId::parse(IdForm::Decimal, "7").unwrap();
+        let one = [disk("vda", 0, text("boot")), disk("vdb", 16, text("s")), disk("loop0", 1, Serial::Absent)];
+        assert_eq!(only_match(&one, &volume, "s").unwrap().unwrap().name, "vdb");
+        assert_eq!(only_match(&one, &volume, "t").unwrap(), None);
+        let two = [disk("vdb", 16, text("s")), disk("vdc", 32, text("s"))];
+        let error = only_match(&two, &volume, "s").unwrap_err();
+        assert!(error.to_string().contains("vdb") && error.to_string().contains("vdc"), "{error}");
+        let doubt = [disk("vdb", 16, text("s")), disk("vdc", 32, Serial::Unreadable("EIO".to_owned()))];
+        assert!(only_match(&doubt, &volume, "s").unwrap_err().to_string().contains("vdc"));
+        let empty = [disk("vda", 0, text(""))];
+        assert!(matches!(only_match(&empty, &volume, " "), Err(Error::Invalid { .. })));
+    }
+}

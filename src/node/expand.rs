@@ -1,0 +1,89 @@
+//! Expand: waits until the kernel shows the disk in its new size, then grows the file system, mounted as it is.
+//!
+//! ```text
+//!  mounted ──disk of the volume, large enough?──no, for too long──► not yet
+//!                        │ yes
+//!            file system grown to the disk (a raw block volume has none, a read-only one cannot)
+//! ```
+
+use std::path::Path;
+
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use super::{
+    Core,
+    device::Device,
+    filesystem,
+    host::{Disk, Serial},
+    lock::Lock,
+    mount::Owner,
+    mountinfo::{self, Mount},
+};
+use crate::{
+    error::Error,
+    volume::{FsType, VolumeId},
+};
+
+/// How often the size is looked at: the kernel tells of its change by no event that inotify sees.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+impl Core {
+    pub(super) async fn expand(
+        &self,
+        volume: &VolumeId,
+        path: &Path,
+        wanted: Option<u64>,
+        lock: &Lock,
+    ) -> Result<u64, Error> {
+        let mounts = self.host.mounts().await?;
+        let (mount, disk) = self.mounted(volume, path, &mounts).await?;
+        let Serial::Text(serial) = &disk.serial else { return Err(not_mounted(volume, path)) };
+        let deadline = Instant::now() + self.patience.growth;
+        let device = loop {
+            let device = Device::prove(&self.host, self.profile.link_prefix, volume, serial).await?;
+            let Some(wanted) = wanted.filter(|wanted| device.size() < *wanted) else { break device };
+            if Instant::now() >= deadline {
+                return Err(Error::NotYet(format!(
+                    "volume {volume}: the kernel still sees {} bytes of {}, {wanted} are expected",
+                    device.size(),
+                    device.node().display()
+                )));
+            }
+            debug!(%volume, size = device.size(), wanted, "waiting for the disk's new size");
+            sleep(PAUSE).await;
+        };
+        let fs = FsType::ALL.into_iter().find(|fs| fs.as_str() == mount.fs_type);
+        // Through a read-only mount nothing can be grown, but the file system may have another one.
+        let whole = |other: &&Mount| other.device == device.number() && !other.is_read_only() && !other.is_frozen();
+        if let Some(fs) = fs.filter(|_| !mount.is_node)
+            && let Some(writable) = mounts.iter().find(whole)
+        {
+            filesystem::grow(self.host.as_ref(), &device, fs, &writable.target, lock).await?;
+        }
+        Ok(device.size())
+    }
+
+    /// The volume's mount at `path`, and the disk behind it.
+    async fn mounted<'a>(
+        &self,
+        volume: &VolumeId,
+        path: &Path,
+        mounts: &'a [Mount],
+    ) -> Result<(&'a Mount, Disk), Error> {
+        let mount = mountinfo::at(mounts, path).ok_or_else(|| not_mounted(volume, path))?;
+        match self.owner(volume, mount).await? {
+            Owner::Volume(disk) => Ok((mount, disk)),
+            Owner::Gone => Err(Error::Precondition(format!(
+                "volume {volume}: the disk that is mounted at {} is gone from this machine",
+                path.display()
+            ))),
+            Owner::Other(_) => Err(not_mounted(volume, path)),
+        }
+    }
+}
+
+/// The error of a path where the volume is not.
+pub(super) fn not_mounted(volume: &VolumeId, path: &Path) -> Error {
+    Error::NotMounted { volume: volume.to_string(), path: path.to_owned() }
+}

@@ -1,0 +1,314 @@
+//! What a disk holds, and the programs that make, check and grow file systems on it.
+//!
+//! Nothing here decides whether a disk may be formatted: that is `format`'s, on `blank`'s proof.
+
+use std::{io, path::Path};
+
+use tracing::info;
+
+use super::{
+    blank,
+    device::Device,
+    host::{Host, Output, Tool},
+    lock::Lock,
+};
+use crate::{error::Error, volume::FsType};
+
+const EXT4_MAGIC: [u8; 2] = [0x53, 0xef];
+const XFS_MAGIC: &[u8] = b"XFSB";
+const BTRFS_MAGIC: &[u8] = b"_BHRfS_M";
+/// What mkfs.btrfs writes until it is done.
+const BTRFS_UNFINISHED_MAGIC: &[u8] = b"!BHRfS_M";
+const BTRFS_SUPERBLOCK: u64 = 64 << 10;
+
+/// The block in which superblocks are read.
+const BLOCK: usize = 4096;
+
+/// Where the profiles of xfsprogs are.
+const XFS_PROFILES: &str = "/usr/share/xfsprogs/mkfs";
+
+/// The kernels that xfsprogs has profiles for, oldest first.
+const XFS_PROFILE_KERNELS: [(u32, u32); 7] = [(4, 19), (5, 4), (5, 10), (5, 15), (6, 1), (6, 6), (6, 12)];
+
+/// What a disk holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Nothing that has a name: a blank disk, or one that could not be read, or one with data of its own form.
+    Nothing,
+    /// A file system that the driver mounts.
+    FileSystem {
+        /// Its type.
+        fs: FsType,
+        /// Its UUID.
+        uuid: String,
+        /// Its mkfs came to its end.
+        complete: bool,
+    },
+    /// Something that the driver never touches.
+    Other(String),
+}
+
+/// Finds out what the disk holds.
+pub(crate) async fn probe(host: &dyn Host, device: &Device, lock: &Lock) -> Result<Content, Error> {
+    // Low-level, so past blkid's cache, and with its check for ambivalent results (blkid(8)).
+    let output = host.run(Tool::Blkid, &["-p", "-o", "export", device.node_str()], lock).await?;
+    let content = match output.code {
+        Some(0) => content_of(&output.stdout),
+        // Nothing found, and just as well: nothing could be read.
+        Some(2) => Content::Nothing,
+        Some(8) => {
+            Content::Other("traces of more than one file system or table (blkid calls it ambivalent)".to_owned())
+        }
+        _ => return Err(output.error(Tool::Blkid, device.node())),
+    };
+    let Content::FileSystem { fs: FsType::Xfs, uuid, .. } = content else { return Ok(content) };
+    // blkid takes no notice of sb_inprogress, which mkfs.xfs clears last of all.
+    let superblock = read(device, 0).await?;
+    Ok(Content::FileSystem { fs: FsType::Xfs, uuid, complete: superblock[126] == 0 })
+}
+
+fn content_of(export: &str) -> Content {
+    let value = |name: &str| export.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let fs = value("TYPE").and_then(|name| FsType::ALL.into_iter().find(|fs| fs.as_str() == name));
+    match (fs, value("PTTYPE")) {
+        (Some(fs), None) => {
+            Content::FileSystem { fs, uuid: value("UUID").unwrap_or_default().to_ascii_lowercase(), complete: true }
+        }
+        // One of the two is stale, and nobody knows which: to mount the wrong one would harm the other.
+        (Some(fs), Some(table)) => Content::Other(format!("{fs} and a partition table ({table})")),
+        (None, Some(table)) => Content::Other(format!("a partition table ({table})")),
+        (None, None) => Content::Other(match value("TYPE") {
+            Some(other) => other.to_owned(),
+            None => export.lines().filter(|line| !line.starts_with("DEVNAME")).collect::<Vec<_>>().join(" "),
+        }),
+    }
+}
+
+/// Makes a file system with `uuid`. The disk is proven to be blank.
+///
+/// There is no force flag: mkfs.xfs and mkfs.btrfs look for themselves and refuse, and all three open the disk
+/// exclusively (mkfs.ext4 asks before it overwrites, but only people). Nothing is discarded: on a blank disk that gains
+/// nothing, and what the proof did not read would be lost.
+pub(crate) async fn make(host: &dyn Host, device: &Device, fs: FsType, uuid: &str, lock: &Lock) -> Result<(), Error> {
+    let node = device.node_str();
+    let (tool, arguments) = match fs {
+        // No blocks are reserved for root: the volume is the workload's.
+        FsType::Ext4 => (Tool::MkfsExt4, vec!["-q", "-m", "0", "-E", "nodiscard", "-U", uuid]),
+        FsType::Btrfs => (Tool::MkfsBtrfs, vec!["-q", "-K", "-U", uuid]),
+        FsType::Xfs => (Tool::MkfsXfs, vec!["-q", "-K"]),
+    };
+    let mut arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+    if fs == FsType::Xfs {
+        arguments.extend(xfs_profile(host, node, lock).await?);
+        arguments.extend(["-m".to_owned(), format!("uuid={uuid}")]);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain([node]).collect();
+    device.verify().await?;
+    host.run(tool, &arguments, lock).await?.ok(tool, device.node())?;
+    info!(volume = %device.volume(), device = %node, %fs, "formatted");
+    Ok(())
+}
+
+/// Options for a file system that the running kernel can mount, whatever this image's mkfs.xfs would do by itself.
+///
+/// The packages' own profiles come first, tried on paper (`-N`), since those of Debian 12 name an option that its
+/// mkfs.xfs 6.1 does not know (seen 2026-11); what they say of that version is repeated here.
+async fn xfs_profile(host: &dyn Host, node: &str, lock: &Lock) -> Result<Vec<String>, Error> {
+    let kernel = host.boot().kernel;
+    for (major, minor) in XFS_PROFILE_KERNELS.into_iter().rev().filter(|profile| *profile <= kernel) {
+        let path = format!("{XFS_PROFILES}/lts_{major}.{minor}.conf");
+        if !Path::new(&path).exists() {
+            continue;
+        }
+        let arguments = vec!["-c".to_owned(), format!("options={path}")];
+        let on_paper: Vec<&str> =
+            ["-N"].into_iter().chain(arguments.iter().map(String::as_str)).chain([node]).collect();
+        if host.run(Tool::MkfsXfs, &on_paper, lock).await?.success() {
+            return Ok(arguments);
+        }
+    }
+    let since = |version| u8::from(kernel >= version);
+    let metadata = format!(
+        "crc=1,finobt=1,rmapbt=0,reflink={},bigtime={},inobtcount={}",
+        since((5, 4)),
+        since((5, 15)),
+        since((5, 15))
+    );
+    Ok(["-m", metadata.as_str(), "-i", "sparse=1,nrext64=0"].map(str::to_owned).to_vec())
+}
+
+/// Mends what can be mended without a decision. The disk is not mounted.
+///
+/// # Errors
+/// [`Error::Precondition`] with what the operator can do, if it cannot.
+pub(crate) async fn check(host: &dyn Host, device: &Device, fs: FsType, lock: &Lock) -> Result<(), Error> {
+    let node = device.node_str();
+    let damaged = |remedy: String| {
+        let volume = device.volume();
+        Error::Precondition(format!(
+            "volume {volume}: the {fs} file system on {node} is damaged and was not mounted; {remedy}"
+        ))
+    };
+    match fs {
+        FsType::Ext4 => {
+            device.verify().await?;
+            let output: Output = host.run(Tool::E2fsck, &["-p", node], lock).await?;
+            match output.code {
+                // 1: mended; 2: mended, and a system that runs on it has to be restarted, which none does (e2fsck(8)).
+                Some(code @ 0..=3) => {
+                    info!(volume = %device.volume(), device = %node, code, "checked");
+                    Ok(())
+                }
+                Some(code) if code & 4 != 0 => {
+                    let found = output.stdout.trim();
+                    Err(damaged(format!("run e2fsck {node} on this node and answer its questions ({found})")))
+                }
+                _ => Err(output.error(Tool::E2fsck, device.node())),
+            }
+        }
+        FsType::Xfs => Err(damaged(format!("run xfs_repair {node} on this node"))),
+        FsType::Btrfs => Err(damaged(format!("run btrfs check {node} on this node, and see btrfs-rescue(8)"))),
+    }
+}
+
+/// Grows the file system, mounted at `mounted_at`, to the disk's size. Gives whether it had to.
+pub(crate) async fn grow(
+    host: &dyn Host,
+    device: &Device,
+    fs: FsType,
+    mounted_at: &Path,
+    lock: &Lock,
+) -> Result<bool, Error> {
+    let size = device.verify().await?.size;
+    let had = match extent(&read(device, superblock_of(fs)).await?, fs) {
+        Some((bytes, block)) if bytes.saturating_add(block) > size => return Ok(false),
+        found => found.map(|(bytes, _)| bytes),
+    };
+    let path = mounted_at.to_str().ok_or_else(|| Error::invalid("volume_path", "is not UTF-8"))?;
+    let (tool, arguments) = match fs {
+        FsType::Ext4 => (Tool::Resize2fs, vec![device.node_str()]),
+        FsType::Xfs => (Tool::XfsGrowfs, vec![path]),
+        FsType::Btrfs => (Tool::Btrfs, vec!["filesystem", "resize", "max", path]),
+    };
+    host.run(tool, &arguments, lock).await?.ok(tool, device.node())?;
+    info!(volume = %device.volume(), device = %device.node_str(), %fs, from = had, to = size, "grew the file system");
+    Ok(true)
+}
+
+/// How many bytes of the disk the file system takes, and its block size.
+fn extent(superblock: &[u8], fs: FsType) -> Option<(u64, u64)> {
+    let little = |at: usize| superblock.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes).map(u64::from);
+    let big = |at: usize| superblock.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes);
+    match fs {
+        FsType::Ext4 => {
+            let ext4 = superblock.get(1024..)?;
+            let field = |at: usize| little(1024 + at);
+            if ext4.get(56..58)? != EXT4_MAGIC {
+                return None;
+            }
+            let block = 1024u64.checked_shl(u32::try_from(field(24)?).ok()?)?;
+            // The upper half counts only where the file system has 64-bit block numbers (INCOMPAT_64BIT).
+            let upper = if field(96)? & 0x80 == 0 { 0 } else { field(0x150)? };
+            Some(((field(4)? | upper << 32).checked_mul(block)?, block))
+        }
+        FsType::Xfs => {
+            let block = u64::from(u32::from_be_bytes(superblock.get(4..8)?.try_into().ok()?));
+            superblock.starts_with(XFS_MAGIC).then_some(())?;
+            Some((big(8)?.checked_mul(block)?, block))
+        }
+        FsType::Btrfs => {
+            if superblock.get(64..72)? != BTRFS_MAGIC {
+                return None;
+            }
+            // dev_item.total_bytes; `resize max` rounds down to what it calls a sector.
+            Some((little(0xd1)? | little(0xd5)? << 32, little(0x90)?))
+        }
+    }
+}
+
+fn superblock_of(fs: FsType) -> u64 {
+    if fs == FsType::Btrfs { BTRFS_SUPERBLOCK } else { 0 }
+}
+
+/// Whether any superblock of `fs`, first or copy, is on the disk.
+pub(crate) async fn has_traces(device: &Device, fs: FsType) -> Result<bool, Error> {
+    let mut places = vec![0, 1024, BTRFS_SUPERBLOCK];
+    places.extend(blank::superblocks(device.size()));
+    let (disk, size) = (device.held(), device.size());
+    let found = tokio::task::spawn_blocking(move || -> io::Result<bool> {
+        for place in places {
+            let start = place - place % BLOCK as u64;
+            let length = usize::try_from((size - start).min(2 * BLOCK as u64)).expect("at most two blocks");
+            let bytes = disk.read(start, length)?;
+            let offset = usize::try_from(place - start).expect("less than a block");
+            let is = |at: usize, magic: &[u8]| bytes.get(offset + at..).is_some_and(|rest| rest.starts_with(magic));
+            if match fs {
+                FsType::Ext4 => is(56, &EXT4_MAGIC),
+                FsType::Xfs => is(0, XFS_MAGIC),
+                FsType::Btrfs => is(64, BTRFS_MAGIC) || is(64, BTRFS_UNFINISHED_MAGIC),
+            } {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    });
+    found
+        .await
+        .map_err(|panicked| Error::Panicked(panicked.to_string()))?
+        .map_err(|cause| Error::io("read", device.node(), cause))
+}
+
+async fn read(device: &Device, offset: u64) -> Result<Vec<u8>, Error> {
+    let disk = device.held();
+    tokio::task::spawn_blocking(move || disk.read(offset, BLOCK))
+        .await
+        .map_err(|panicked| Error::Panicked(panicked.to_string()))?
+        .map_err(|cause| Error::io("read", device.node(), cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn blkid_says_what_a_disk_holds() {
+        let ours = |fs| Content::FileSystem { fs, uuid: "a-b".to_owned(), complete: true };
+        for (export, content) in [
+            ("DEVNAME=/dev/x\nUUID=A-b\nTYPE=ext4\nUSAGE=filesystem\n", ours(FsType::Ext4)),
+            ("DEVNAME=/dev/x\nUUID=a-b\nTYPE=xfs\n", ours(FsType::Xfs)),
+            ("UUID=a-b\nUUID_SUB=c\nTYPE=btrfs\n", ours(FsType::Btrfs)),
+            ("UUID=a-b\nTYPE=crypto_LUKS\n", Content::Other("crypto_LUKS".to_owned())),
+            ("TYPE=ext3\n", Content::Other("ext3".to_owned())),
+            ("PTUUID=1\nPTTYPE=gpt\n", Content::Other("a partition table (gpt)".to_owned())),
+            ("TYPE=ext4\nPTTYPE=dos\n", Content::Other("ext4 and a partition table (dos)".to_owned())),
+            ("DEVNAME=/dev/x\nLABEL=what\n", Content::Other("LABEL=what".to_owned())),
+        ] {
+            assert_eq!(content_of(export), content, "{export}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_superblock_has_no_extent() {
+        for fs in FsType::ALL {
+            assert_eq!(extent(&[0; BLOCK], fs), None, "{fs}");
+            assert_eq!(extent(&[], fs), None, "{fs}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_superblock_makes_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..BLOCK)) {
+            let mut bytes = bytes;
+            for (at, magic) in [(1024 + 56, &EXT4_MAGIC[..]), (0, XFS_MAGIC), (64, BTRFS_MAGIC)] {
+                if let Some(place) = bytes.get_mut(at..at + magic.len()) {
+                    place.copy_from_slice(magic);
+                }
+            }
+            for fs in FsType::ALL {
+                extent(&bytes, fs);
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The seam between the node domain and the machine: every effect on devices, mounts and programs goes through
+//! [`Host`].
+//!
+//! [`Linux`] is the machine itself and, with the rooms below, the only code that knows `nix` and processes. What is
+//! decided, and why, stands above the seam.
+
+mod disk;
+mod linux;
+mod tool;
+mod watch;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use nix::{errno::Errno, mount::MsFlags as MountFlags};
+
+pub use self::{
+    linux::Linux,
+    tool::{Output, Tool},
+};
+use super::{lock::Lock, mountinfo::Mount};
+use crate::error::Error;
+
+/// Where the machine shows what the node needs.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// By-id links (`/dev/disk/by-id`): hints, never proof.
+    pub device_dir: PathBuf,
+    /// The kernel's own account of its disks (`/sys`).
+    pub sysfs_dir: PathBuf,
+    /// Device nodes (`/dev`).
+    pub dev_dir: PathBuf,
+    /// The node's own small records and locks.
+    pub state_dir: PathBuf,
+}
+
+/// The number by which the kernel knows a block device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceNumber {
+    /// Which driver.
+    pub major: u64,
+    /// Which of its devices.
+    pub minor: u64,
+}
+
+impl DeviceNumber {
+    /// The number in the kernel's `major:minor` form.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.trim().split_once(':')?;
+        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+}
+
+impl fmt::Display for DeviceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+/// What the kernel shows as a disk's serial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Serial {
+    /// The disk has none, so it is no candidate for anything.
+    Absent,
+    /// The serial, without white space around it.
+    Text(String),
+    /// It could not be read, for this reason: the disk may be any.
+    Unreadable(String),
+}
+
+/// A whole disk, as sysfs shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The kernel's name of it, which is also that of its node.
+    pub name: String,
+    /// Its number.
+    pub number: DeviceNumber,
+    /// Its size in bytes.
+    pub size: u64,
+    /// A number that the kernel never gives twice while it runs; older kernels than 5.15 have none.
+    pub diskseq: Option<u64>,
+    /// Its serial.
+    pub serial: Serial,
+    /// The numbers of its partitions.
+    pub partitions: Vec<DeviceNumber>,
+}
+
+/// What is at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// A directory.
+    Directory,
+    /// A regular file of this many bytes.
+    File(u64),
+    /// A symbolic link.
+    Symlink,
+    /// A block device.
+    Block(DeviceNumber),
+    /// Something else.
+    Other,
+}
+
+/// How a disk is opened; always past the page cache, so that what is read is what the disk holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// For reading, whoever else has it.
+    Shared,
+    /// For reading, and only if nothing else (a mount, a mapping, a mkfs) has it.
+    Exclusive,
+    /// For writing, and only if nothing else has it.
+    Write,
+}
+
+/// A disk held open. Its calls block, so they belong in `spawn_blocking`.
+///
+/// While it is held the kernel cannot give its number to another disk.
+pub trait OpenDisk: Send + Sync {
+    /// The number of what was really opened.
+    fn number(&self) -> DeviceNumber;
+    /// Exactly `length` bytes from `offset` on; both are multiples of 512, and less is an error.
+    fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>>;
+    /// Overwrites `length` bytes from `offset` on with zeroes; both are multiples of 512.
+    fn write_zeroes(&self, offset: u64, length: usize) -> io::Result<()>;
+    /// Brings everything written to the disk's own medium.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// Something that tells when disks may have come or gone.
+#[async_trait::async_trait]
+pub trait Arrivals: Send {
+    /// Returns when something has changed since the last look.
+    async fn changed(&mut self);
+}
+
+/// A call of mount(2).
+#[derive(Debug, Clone)]
+pub struct MountCall {
+    /// The device or the path to mount; none for a remount.
+    pub source: Option<PathBuf>,
+    /// Where.
+    pub target: PathBuf,
+    /// The file system; none for a bind mount or a remount.
+    pub fs_type: Option<&'static str>,
+    /// The kernel's flags.
+    pub flags: MountFlags,
+    /// Options for the file system itself.
+    pub data: String,
+}
+
+/// How full a file system is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// All there are.
+    pub total: u64,
+    /// In use.
+    pub used: u64,
+    /// Left for ordinary users.
+    pub available: u64,
+}
+
+/// The running kernel.
+#[derive(Debug, Clone)]
+pub struct Boot {
+    /// Another one after every start of the machine.
+    pub id: String,
+    /// Major and minor version.
+    pub kernel: (u32, u32),
+}
+
+/// The kernel's own word for a failure.
+pub(crate) fn errno(cause: &io::Error) -> Errno {
+    Errno::from_raw(cause.raw_os_error().unwrap_or_default())
+}
+
+/// The machine.
+#[async_trait::async_trait]
+pub trait Host: Send + Sync + 'static {
+    /// Where things are.
+    fn paths(&self) -> &Paths;
+
+    /// The running kernel.
+    fn boot(&self) -> &Boot;
+
+    /// A UUID that nothing else has.
+    fn new_uuid(&self) -> io::Result<String>;
+
+    /// All whole disks.
+    async fn disks(&self) -> Result<Vec<Disk>, Error>;
+
+    /// Tells of disks that come and go from now on.
+    fn arrivals(&self) -> Box<dyn Arrivals>;
+
+    /// Opens a device node, not following a link at its last component.
+    async fn open(&self, node: &Path, how: Open) -> io::Result<Arc<dyn OpenDisk>>;
+
+    /// What is at `path`, following a link at its last component only if `follow`.
+    async fn look(&self, path: &Path, follow: bool) -> io::Result<Found>;
+
+    /// The mount table, in the order of mounting.
+    async fn mounts(&self) -> Result<Vec<Mount>, Error>;
+
+    /// Mounts.
+    async fn mount(&self, call: MountCall) -> io::Result<()>;
+
+    /// Unmounts what is topmost at `target`; if `lazy`, takes it out of sight and lets the kernel end it later.
+    async fn unmount(&self, target: &Path, lazy: bool) -> io::Result<()>;
+
+    /// Bytes and inodes of the file system at `path`. It may hang on a dead disk.
+    async fn usage(&self, path: &Path) -> io::Result<(Counts, Counts)>;
+
+    /// Runs a program to its end. The lock is its standard input: should the driver die, the volume stays locked for
+    /// as long as the program runs.
+    async fn run(&self, tool: Tool, arguments: &[&str], lock: &Lock) -> Result<Output, Error>;
+}

@@ -1,0 +1,160 @@
+//! Disks of a Linux machine: their account in sysfs, and their nodes opened past the page cache.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind},
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
+    path::Path,
+};
+
+use nix::{
+    fcntl::OFlag,
+    sys::stat::{major, minor},
+};
+
+use super::{DeviceNumber, Disk, Found, Open, OpenDisk, Serial};
+use crate::error::Error;
+
+/// sysfs counts sizes in sectors of 512 bytes, whatever the disk's own are.
+const SECTOR: u64 = 512;
+
+/// What O_DIRECT asks of buffers on every disk sold so far.
+const ALIGNMENT: usize = 4096;
+
+/// All whole disks under `<sysfs>/class/block`.
+pub(super) fn list(sysfs: &Path) -> Result<Vec<Disk>, Error> {
+    let class = sysfs.join("class/block");
+    let entries = fs::read_dir(&class).map_err(|cause| Error::io("list", &class, cause))?;
+    let mut disks = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|cause| Error::io("list", &class, cause))?.path();
+        match whole_disk(&path) {
+            Ok(Some(disk)) => disks.push(disk),
+            Ok(None) => {}
+            // It went while it was looked at, which is as good as before.
+            Err(_) if !path.exists() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    disks.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(disks)
+}
+
+fn whole_disk(path: &Path) -> Result<Option<Disk>, Error> {
+    if path.join("partition").exists() {
+        return Ok(None);
+    }
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
+    let serial = match fs::read(path.join("serial")) {
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => Serial::Text(text.trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned()),
+            // Not one of a cloud, whose serials are ASCII.
+            Err(_) => Serial::Absent,
+        },
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Serial::Absent,
+        Err(cause) => Serial::Unreadable(cause.to_string()),
+    };
+    let number = number_in(path)?;
+    let size = path.join("size");
+    let sectors = read_number(&size)?.ok_or_else(|| malformed(&size))?;
+    let partitions = partitions_of(path)?;
+    let diskseq = read_number(&path.join("diskseq"))?;
+    Ok(Some(Disk { name: name.to_owned(), number, size: sectors.saturating_mul(SECTOR), diskseq, serial, partitions }))
+}
+
+fn number_in(path: &Path) -> Result<DeviceNumber, Error> {
+    let file = path.join("dev");
+    let text = fs::read_to_string(&file).map_err(|cause| Error::io("read", &file, cause))?;
+    DeviceNumber::parse(&text).ok_or_else(|| malformed(&file))
+}
+
+fn read_number(file: &Path) -> Result<Option<u64>, Error> {
+    match fs::read_to_string(file) {
+        Ok(text) => text.trim().parse().map(Some).map_err(|_| malformed(file)),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(Error::io("read", file, cause)),
+    }
+}
+
+fn malformed(file: &Path) -> Error {
+    Error::io("read", file, io::Error::new(ErrorKind::InvalidData, "missing or not a number"))
+}
+
+fn partitions_of(path: &Path) -> Result<Vec<DeviceNumber>, Error> {
+    let entries = fs::read_dir(path).map_err(|cause| Error::io("list", path, cause))?;
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths.filter(|path| path.join("partition").exists()).map(|path| number_in(&path)).collect()
+}
+
+/// What is at `path`.
+pub(super) fn look(path: &Path, follow: bool) -> io::Result<Found> {
+    let found = if follow { fs::metadata(path) } else { fs::symlink_metadata(path) };
+    let found = match found {
+        Ok(found) => found,
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(cause) => return Err(cause),
+    };
+    let kind = found.file_type();
+    Ok(if kind.is_dir() {
+        Found::Directory
+    } else if kind.is_file() {
+        Found::File(found.len())
+    } else if kind.is_symlink() {
+        Found::Symlink
+    } else if kind.is_block_device() {
+        Found::Block(device_number(found.rdev()))
+    } else {
+        Found::Other
+    })
+}
+
+pub(super) fn device_number(raw: u64) -> DeviceNumber {
+    DeviceNumber { major: major(raw), minor: minor(raw) }
+}
+
+/// A block device's node, held open.
+pub(super) struct Node {
+    file: File,
+    number: DeviceNumber,
+}
+
+impl Node {
+    pub(super) fn open(path: &Path, how: Open) -> io::Result<Self> {
+        let mut flags = OFlag::O_DIRECT | OFlag::O_NOFOLLOW;
+        if how != Open::Shared {
+            // On a block device it means, also without O_CREAT: only if nothing else has claimed it (open(2)).
+            flags |= OFlag::O_EXCL;
+        }
+        let file = OpenOptions::new().read(true).write(how == Open::Write).custom_flags(flags.bits()).open(path)?;
+        let found = file.metadata()?;
+        if !found.file_type().is_block_device() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "not a block device"));
+        }
+        Ok(Self { number: device_number(found.rdev()), file })
+    }
+}
+
+impl OpenDisk for Node {
+    fn number(&self) -> DeviceNumber {
+        self.number
+    }
+
+    fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut buffer = vec![0; length + ALIGNMENT];
+        let start = buffer.as_ptr().align_offset(ALIGNMENT);
+        self.file.read_exact_at(&mut buffer[start..start + length], offset)?;
+        buffer.copy_within(start..start + length, 0);
+        buffer.truncate(length);
+        Ok(buffer)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: usize) -> io::Result<()> {
+        let buffer = vec![0; length + ALIGNMENT];
+        let start = buffer.as_ptr().align_offset(ALIGNMENT);
+        self.file.write_all_at(&buffer[start..start + length], offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+}

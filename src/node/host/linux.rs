@@ -1,0 +1,156 @@
+//! The machine that the driver runs on.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use nix::{
+    mount::{MntFlags, mount, umount2},
+    sys::statvfs::statvfs,
+};
+
+use super::{
+    Arrivals, Boot, Counts, Disk, Found, Host, MountCall, Open, OpenDisk, Output, Paths, Tool, disk, tool::Tools,
+    watch::Watch,
+};
+use crate::{
+    error::Error,
+    node::{
+        lock::Lock,
+        mountinfo::{self, Mount},
+    },
+};
+
+const MOUNT_TABLE: &str = "/proc/self/mountinfo";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const UUIDS: &str = "/proc/sys/kernel/random/uuid";
+const KERNEL_RELEASE: &str = "/proc/sys/kernel/osrelease";
+
+/// The machine that the driver runs on.
+#[derive(Debug)]
+pub struct Linux {
+    paths: Paths,
+    boot: Boot,
+    tools: Tools,
+}
+
+impl Linux {
+    /// The machine, if it has all the programs that the node needs; makes the state directory.
+    pub fn new(paths: Paths) -> Result<Self, Error> {
+        let tools = Tools::find()?;
+        fs::create_dir_all(&paths.state_dir).map_err(|cause| Error::io("make", &paths.state_dir, cause))?;
+        let id = fs::read_to_string(BOOT_ID).map_err(|cause| Error::io("read", BOOT_ID, cause))?;
+        let release = fs::read_to_string(KERNEL_RELEASE).map_err(|cause| Error::io("read", KERNEL_RELEASE, cause))?;
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+        let kernel = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        Ok(Self { paths, boot: Boot { id: id.trim().to_owned(), kernel }, tools })
+    }
+}
+
+/// Runs a system call that may block where it blocks nobody else.
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(call).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
+}
+
+#[async_trait::async_trait]
+impl Host for Linux {
+    fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    fn boot(&self) -> &Boot {
+        &self.boot
+    }
+
+    fn new_uuid(&self) -> io::Result<String> {
+        Ok(fs::read_to_string(UUIDS)?.trim().to_owned())
+    }
+
+    async fn disks(&self) -> Result<Vec<Disk>, Error> {
+        let sysfs = self.paths.sysfs_dir.clone();
+        let listed = blocking(move || Ok(disk::list(&sysfs))).await;
+        listed.unwrap_or_else(|cause| Err(Error::io("list", &self.paths.sysfs_dir, cause)))
+    }
+
+    fn arrivals(&self) -> Box<dyn Arrivals> {
+        let class = self.paths.sysfs_dir.join("class/block");
+        Box::new(Watch::over(&[&class, &self.paths.device_dir, &self.paths.dev_dir]))
+    }
+
+    async fn open(&self, node: &Path, how: Open) -> io::Result<Arc<dyn OpenDisk>> {
+        let node = node.to_owned();
+        blocking(move || Ok(Arc::new(disk::Node::open(&node, how)?) as Arc<dyn OpenDisk>)).await
+    }
+
+    async fn look(&self, path: &Path, follow: bool) -> io::Result<Found> {
+        let path = path.to_owned();
+        blocking(move || disk::look(&path, follow)).await
+    }
+
+    async fn mounts(&self) -> Result<Vec<Mount>, Error> {
+        blocking(mount_table).await.map_err(|cause| Error::io("read", MOUNT_TABLE, cause))
+    }
+
+    async fn mount(&self, call: MountCall) -> io::Result<()> {
+        blocking(move || {
+            let MountCall { source, target, fs_type, flags, data } = call;
+            let data = (!data.is_empty()).then_some(data.as_str());
+            Ok(mount(source.as_deref(), target.as_path(), fs_type, flags, data)?)
+        })
+        .await
+    }
+
+    async fn unmount(&self, target: &Path, lazy: bool) -> io::Result<()> {
+        let target = target.to_owned();
+        let how = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+        blocking(move || Ok(umount2(&target, how | MntFlags::UMOUNT_NOFOLLOW)?)).await
+    }
+
+    async fn usage(&self, path: &Path) -> io::Result<(Counts, Counts)> {
+        let path = path.to_owned();
+        blocking(move || {
+            let found = statvfs(&path)?;
+            let unit = found.fragment_size();
+            let bytes = Counts {
+                total: found.blocks().saturating_mul(unit),
+                used: found.blocks().saturating_sub(found.blocks_free()).saturating_mul(unit),
+                available: found.blocks_available().saturating_mul(unit),
+            };
+            let inodes = Counts {
+                total: found.files(),
+                used: found.files().saturating_sub(found.files_free()),
+                available: found.files_available(),
+            };
+            Ok((bytes, inodes))
+        })
+        .await
+    }
+
+    async fn run(&self, tool: Tool, arguments: &[&str], lock: &Lock) -> Result<Output, Error> {
+        self.tools.run(tool, arguments, lock, &self.paths.state_dir).await
+    }
+}
+
+/// The mount table, with the two kinds of mount resolved whose own number is not that of the disk behind them.
+fn mount_table() -> io::Result<Vec<Mount>> {
+    // Not UTF-8 where a path is not; such a path is none of ours.
+    let text = String::from_utf8_lossy(&fs::read(MOUNT_TABLE)?).into_owned();
+    let mut mounts = mountinfo::parse(&text).map_err(|line| io::Error::new(ErrorKind::InvalidData, line))?;
+    for mount in &mut mounts {
+        let behind = match mount.fs_type.as_str() {
+            // Btrfs has an anonymous number of its own (0:N); its disk is the one that the source field names.
+            "btrfs" => PathBuf::from(&mount.source),
+            // A device node that is bound somewhere: the number of the node, on a file system that is no disk's.
+            "devtmpfs" | "tmpfs" if mount.root != Path::new("/") => mount.target.clone(),
+            _ => continue,
+        };
+        if let Ok(Found::Block(number)) = disk::look(&behind, false) {
+            mount.device = number;
+            mount.is_node = mount.fs_type != "btrfs";
+        }
+    }
+    Ok(mounts)
+}

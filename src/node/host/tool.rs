@@ -1,0 +1,213 @@
+//! The programs that make, check and grow file systems: where they are, and how they are run.
+//!
+//! A program may outlive the driver: nothing kills it, its standard input is the volume's lock, and its output goes to
+//! files without a name, since a pipe that nobody reads any more would end it in the middle of its work.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek},
+    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use tracing::{Instrument, debug, warn_span};
+
+use crate::{error::Error, node::lock::Lock};
+
+/// Where programs are looked for, and nowhere else.
+const DIRECTORIES: [&str; 6] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
+
+/// How much of a program's output is kept.
+const OUTPUT_BYTES: u64 = 16 << 10;
+
+/// A program that the node runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tool {
+    /// Names what a disk holds.
+    Blkid,
+    /// Makes a device read-only or writable again.
+    Blockdev,
+    /// Makes ext4.
+    MkfsExt4,
+    /// Makes xfs.
+    MkfsXfs,
+    /// Makes btrfs.
+    MkfsBtrfs,
+    /// Checks ext4.
+    E2fsck,
+    /// Grows ext4.
+    Resize2fs,
+    /// Grows xfs.
+    XfsGrowfs,
+    /// Grows btrfs.
+    Btrfs,
+}
+
+impl Tool {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Blkid,
+        Self::Blockdev,
+        Self::MkfsExt4,
+        Self::MkfsXfs,
+        Self::MkfsBtrfs,
+        Self::E2fsck,
+        Self::Resize2fs,
+        Self::XfsGrowfs,
+        Self::Btrfs,
+    ];
+
+    /// The program's name.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Blkid => "blkid",
+            Self::Blockdev => "blockdev",
+            Self::MkfsExt4 => "mkfs.ext4",
+            Self::MkfsXfs => "mkfs.xfs",
+            Self::MkfsBtrfs => "mkfs.btrfs",
+            Self::E2fsck => "e2fsck",
+            Self::Resize2fs => "resize2fs",
+            Self::XfsGrowfs => "xfs_growfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    fn package(self) -> &'static str {
+        match self {
+            Self::Blkid | Self::Blockdev => "util-linux",
+            Self::MkfsExt4 | Self::E2fsck | Self::Resize2fs => "e2fsprogs",
+            Self::MkfsXfs | Self::XfsGrowfs => "xfsprogs",
+            Self::MkfsBtrfs | Self::Btrfs => "btrfs-progs",
+        }
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Its exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// Its exit code or signal, in words.
+    pub outcome: String,
+    /// The start of what it printed.
+    pub stdout: String,
+    /// The end of what it complained of.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Whether it ended well.
+    pub fn success(&self) -> bool {
+        self.code == Some(0)
+    }
+
+    /// The error that this end is, unless it ended well.
+    pub fn ok(self, tool: Tool, device: &Path) -> Result<Self, Error> {
+        if self.success() { Ok(self) } else { Err(self.error(tool, device)) }
+    }
+
+    /// The error that this end is.
+    pub fn error(&self, tool: Tool, device: &Path) -> Error {
+        let printed = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
+        Error::Tool {
+            tool: tool.program().to_owned(),
+            device: device.display().to_string(),
+            outcome: self.outcome.clone(),
+            output: printed.trim().to_owned(),
+        }
+    }
+}
+
+/// Where each program is.
+#[derive(Debug)]
+pub(super) struct Tools {
+    programs: BTreeMap<Tool, PathBuf>,
+}
+
+impl Tools {
+    /// Finds every program, so that a missing one shows when the driver starts and not when a volume needs it.
+    pub(super) fn find() -> Result<Self, Error> {
+        let mut programs = BTreeMap::new();
+        let mut missing = Vec::new();
+        for tool in Tool::ALL {
+            match DIRECTORIES.iter().map(|directory| Path::new(directory).join(tool.program())).find(|at| at.is_file())
+            {
+                Some(at) => {
+                    programs.insert(tool, at);
+                }
+                None => missing.push(format!("{} (Debian package {})", tool.program(), tool.package())),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(Self { programs });
+        }
+        let places = DIRECTORIES.join(", ");
+        Err(Error::Precondition(format!("programs are missing from {places}: {}; install them", missing.join(", "))))
+    }
+
+    /// Runs one to its end.
+    pub(super) async fn run(
+        &self,
+        tool: Tool,
+        arguments: &[&str],
+        lock: &Lock,
+        state_dir: &Path,
+    ) -> Result<Output, Error> {
+        let program = &self.programs[&tool];
+        let failed = |cause| Error::io("run", program, cause);
+        let mut stdout = nameless_file(state_dir).map_err(failed)?;
+        let mut stderr = nameless_file(state_dir).map_err(failed)?;
+        let mut command = tokio::process::Command::new(program);
+        command
+            .args(arguments)
+            .env_clear()
+            .env("LC_ALL", "C")
+            .env("PATH", DIRECTORIES.join(":"))
+            .stdin(Stdio::from(lock.share().map_err(failed)?))
+            .stdout(Stdio::from(stdout.try_clone().map_err(failed)?))
+            .stderr(Stdio::from(stderr.try_clone().map_err(failed)?));
+        let span = warn_span!("tool", tool = tool.program());
+        let mut child = command.spawn().map_err(failed)?;
+        // It has its own copies of the lock and the files now.
+        drop(command);
+        let status = child.wait().instrument(span.clone()).await.map_err(failed)?;
+        let outcome = match (status.code(), status.signal()) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, signal) => format!("signal {}", signal.unwrap_or_default()),
+        };
+        span.in_scope(|| debug!(?arguments, outcome, "ran"));
+        Ok(Output {
+            code: status.code(),
+            outcome,
+            stdout: start_of(&mut stdout).map_err(failed)?,
+            stderr: end_of(&mut stderr).map_err(failed)?,
+        })
+    }
+}
+
+fn nameless_file(directory: &Path) -> io::Result<File> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = format!(".output-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let path = directory.join(name);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    fs::remove_file(path)?;
+    Ok(file)
+}
+
+fn start_of(file: &mut File) -> io::Result<String> {
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.take(OUTPUT_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn end_of(file: &mut File) -> io::Result<String> {
+    let length = file.metadata()?.len();
+    file.seek(io::SeekFrom::Start(length.saturating_sub(OUTPUT_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(OUTPUT_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,208 @@
+//! Publish: a staged volume is shown at a workload's path; unpublish: it is not.
+//!
+//! ```text
+//!  staged ──disk proven, the staging mount is of it──► bound to the target ──read-only? remounted so──► published
+//!  staged as raw block ──disk proven──read-only? disk made so──► its node bound to a file ──► published
+//! ```
+//!
+//! A bind mount that is read-only keeps nobody from writing to a device's node, so a raw block volume is made
+//! read-only itself (`blockdev --setro`: writes fail with EPERM, for root too), for as long as it is published so; then
+//! no writable publish can be beside it.
+//!
+//! Between the bind and its remount a target is writable for a moment, before the workload starts; a record tells such
+//! a half-made publish from a writable one, should the driver end right there.
+
+use std::path::Path;
+
+use tracing::{debug, info};
+
+use super::{
+    Core, Publish,
+    device::Device,
+    host::{Serial, Tool},
+    lock::Lock,
+    mount::{Kind, agree, places_of, taken, writable},
+    mountinfo::{self, Mount},
+    options::Options,
+    record::Staged,
+};
+use crate::{
+    error::Error,
+    volume::{Access, VolumeId},
+};
+
+impl Core {
+    pub(super) async fn publish(&self, request: &Publish, lock: &Lock) -> Result<(), Error> {
+        match &request.access {
+            Access::Block => self.publish_node(request, lock).await,
+            Access::Mount { flags, .. } => {
+                let read_only = Options::parse(flags, request.read_only)?.is_read_only();
+                self.publish_mount(request, read_only).await
+            }
+        }
+    }
+
+    async fn publish_mount(&self, request: &Publish, read_only: bool) -> Result<(), Error> {
+        let (volume, target) = (&request.volume, &request.target_path);
+        let mounts = self.host.mounts().await?;
+        let staging = mountinfo::at(&mounts, &request.staging_path);
+        let Some(staging) = staging.filter(|mount| !mount.is_node) else {
+            return Err(not_staged(request));
+        };
+        let device = self.proven(request, Some(staging)).await?;
+        if staging.device != device.number() {
+            return Err(taken(volume, &request.staging_path, staging, &device));
+        }
+        let mut record = self.record_of(&device).await?;
+        let is_half = record.half_published.as_ref() == Some(target);
+        match mountinfo::at(&mounts, target) {
+            Some(mount) if mount.device != device.number() || mount.is_node => {
+                return Err(taken(volume, target, mount, &device));
+            }
+            Some(mount) if !is_half => {
+                debug!(%volume, path = %target.display(), "is published already");
+                return agree(mount, read_only);
+            }
+            Some(_) => {}
+            None => {
+                writable(staging, read_only)?;
+                if staging.is_read_only() && !read_only {
+                    return Err(Error::Precondition(format!(
+                        "volume {volume} is staged read-only at {}",
+                        request.staging_path.display()
+                    )));
+                }
+                self.prepare(target, Kind::Directory).await?;
+                if read_only && !is_half {
+                    record.half_published = Some(target.clone());
+                    self.records.save(volume, &record).await?;
+                }
+                self.bind(&device, &request.staging_path, target).await?;
+            }
+        }
+        if read_only {
+            self.make_read_only(target).await?;
+        }
+        if record.half_published.take().is_some() {
+            self.records.save(volume, &record).await?;
+        }
+        info!(%volume, path = %target.display(), read_only, "published");
+        Ok(())
+    }
+
+    async fn publish_node(&self, request: &Publish, lock: &Lock) -> Result<(), Error> {
+        let (volume, target) = (&request.volume, &request.target_path);
+        if self.records.load::<Staged>(volume).await?.is_none() && request.attachment.is_none() {
+            return Err(not_staged(request));
+        }
+        let device = self.proven(request, None).await?;
+        let mut record = self.record_of(&device).await?;
+        let mounts = self.host.mounts().await?;
+        if let Some(mount) = mountinfo::at(&mounts, target) {
+            if mount.device != device.number() || !mount.is_node {
+                return Err(taken(volume, target, mount, &device));
+            }
+            return same_mode(target, record.set_read_only, request.read_only);
+        }
+        if let Some(other) = places_of(&mounts, device.number()).first() {
+            if !other.is_node {
+                let path = other.target.display();
+                return Err(Error::Precondition(format!("volume {volume} is mounted as a file system at {path}")));
+            }
+            same_mode(&other.target, record.set_read_only, request.read_only)?;
+        }
+        if request.read_only {
+            // Recorded first, so that it will be undone whatever happens.
+            record.set_read_only = true;
+            self.records.save(volume, &record).await?;
+            device.verify().await?;
+            let tool = Tool::Blockdev;
+            self.host.run(tool, &["--setro", device.node_str()], lock).await?.ok(tool, device.node())?;
+        } else if record.set_read_only {
+            self.make_disk_writable(volume, lock).await?;
+        }
+        self.prepare(target, Kind::File).await?;
+        self.bind(&device, device.node(), target).await?;
+        info!(%volume, path = %target.display(), read_only = request.read_only, "published");
+        Ok(())
+    }
+
+    pub(super) async fn unpublish(&self, volume: &VolumeId, target: &Path, lock: &Lock) -> Result<(), Error> {
+        self.clear(volume, target).await?;
+        let Some(mut record) = self.records.load::<Staged>(volume).await? else { return Ok(()) };
+        if record.half_published.as_deref() == Some(target) {
+            record.half_published = None;
+            self.records.save(volume, &record).await?;
+        }
+        if record.set_read_only {
+            self.make_disk_writable(volume, lock).await?;
+        }
+        Ok(())
+    }
+
+    /// Undoes `blockdev --setro` once nobody has the disk any more.
+    pub(super) async fn make_disk_writable(&self, volume: &VolumeId, lock: &Lock) -> Result<(), Error> {
+        let Some(mut record) = self.records.load::<Staged>(volume).await? else { return Ok(()) };
+        if let Some(number) = self.number_of(&record.serial).await? {
+            if !places_of(&self.host.mounts().await?, number).is_empty() {
+                return Ok(());
+            }
+            let device = Device::prove(&self.host, self.profile.link_prefix, volume, &record.serial).await?;
+            let tool = Tool::Blockdev;
+            self.host.run(tool, &["--setrw", device.node_str()], lock).await?.ok(tool, device.node())?;
+        }
+        record.set_read_only = false;
+        self.records.save(volume, &record).await
+    }
+
+    /// The volume's disk, by the serial in the request, in the record, or of the disk that is staged.
+    async fn proven(&self, request: &Publish, staging: Option<&Mount>) -> Result<Device, Error> {
+        let volume = &request.volume;
+        let recorded = self.records.load::<Staged>(volume).await?.map(|record| record.serial);
+        let told = request.attachment.as_ref().map(|attachment| attachment.serial.clone());
+        if let (Some(recorded), Some(told)) = (&recorded, &told)
+            && recorded != told
+        {
+            return Err(Error::Precondition(format!(
+                "volume {volume} is staged as serial {recorded}, the request says {told}"
+            )));
+        }
+        let serial = match told.or(recorded) {
+            Some(serial) => Some(serial),
+            None => self.host.disks().await?.into_iter().find_map(|disk| match disk.serial {
+                Serial::Text(serial) if staging.is_some_and(|mount| mount.device == disk.number) => {
+                    (self.profile.is_volume_serial)(&serial).then_some(serial)
+                }
+                _ => None,
+            }),
+        };
+        let serial = serial.ok_or_else(|| not_staged(request))?;
+        Device::prove(&self.host, self.profile.link_prefix, volume, &serial).await
+    }
+
+    /// What is recorded of the volume; of one that another driver staged nothing is yet.
+    async fn record_of(&self, device: &Device) -> Result<Staged, Error> {
+        let record = self.records.load::<Staged>(device.volume()).await?;
+        Ok(record.unwrap_or_else(|| Staged {
+            serial: device.serial().to_owned(),
+            set_read_only: false,
+            half_published: None,
+        }))
+    }
+}
+
+fn not_staged(request: &Publish) -> Error {
+    let (volume, path) = (&request.volume, request.staging_path.display());
+    Error::Precondition(format!("volume {volume} is not staged at {path}"))
+}
+
+fn same_mode(path: &Path, is_read_only: bool, read_only: bool) -> Result<(), Error> {
+    if is_read_only == read_only {
+        return Ok(());
+    }
+    let word = |read_only| if read_only { "read-only" } else { "read-write" };
+    Err(Error::Differs {
+        subject: format!("the raw block publish at {}", path.display()),
+        difference: format!("the whole disk is {}, {} was asked for", word(is_read_only), word(read_only)),
+    })
+}

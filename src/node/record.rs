@@ -1,0 +1,172 @@
+//! The node's durable records: which volume is staged as which disk, and which disk a mkfs was begun on.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{error::Error, volume::VolumeId};
+
+/// A volume is staged on this node, or about to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Staged {
+    /// The serial that its disk was proven by.
+    pub(crate) serial: String,
+    /// The disk was made read-only by us, for raw block publishes that are.
+    #[serde(default)]
+    pub(crate) set_read_only: bool,
+    /// A target that is bound and about to be made read-only: until it is, its mount is not what it will be.
+    #[serde(default)]
+    pub(crate) half_published: Option<PathBuf>,
+}
+
+/// A disk was proven to be this volume's and blank, and mkfs is about to start, or was cut off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Formatting {
+    /// The volume.
+    pub(crate) volume: String,
+    /// The serial that its disk was proven by.
+    pub(crate) serial: String,
+    /// The disk's size in bytes.
+    pub(crate) size: u64,
+    /// The file system that mkfs makes.
+    pub(crate) fs: String,
+    /// The file system's UUID, which nobody else can have.
+    pub(crate) uuid: String,
+    /// The run of the kernel in which the disk was proven blank.
+    pub(crate) boot_id: String,
+    /// The disk's own number in that run.
+    pub(crate) diskseq: Option<u64>,
+}
+
+/// Something that is recorded of a volume.
+pub(crate) trait Record: Serialize + DeserializeOwned + Send + 'static {
+    /// The end of the file's name.
+    const KIND: &'static str;
+}
+
+impl Record for Staged {
+    const KIND: &'static str = "staged";
+}
+
+impl Record for Formatting {
+    const KIND: &'static str = "formatting";
+}
+
+/// The records, one file each. Nothing returns before the disk beneath has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Records {
+    directory: PathBuf,
+}
+
+impl Records {
+    /// The records in `directory`.
+    pub(crate) fn new(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// What is recorded of `volume`.
+    ///
+    /// # Errors
+    /// A record that cannot be understood is not the same as none.
+    pub(crate) async fn load<R: Record>(&self, volume: &VolumeId) -> Result<Option<R>, Error> {
+        let text = self
+            .file::<R, _>(volume, |path| match fs::read(path) {
+                Ok(text) => Ok(Some(text)),
+                Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+                Err(cause) => Err(cause),
+            })
+            .await
+            .map_err(|cause| Error::io("read", self.path::<R>(volume), cause))?;
+        let Some(text) = text else { return Ok(None) };
+        serde_json::from_slice(&text).map(Some).map_err(|error| {
+            let path = self.path::<R>(volume);
+            Error::Precondition(format!("the record {} cannot be understood: {error}", path.display()))
+        })
+    }
+
+    /// Records it, in place of what was recorded before.
+    pub(crate) async fn save<R: Record>(&self, volume: &VolumeId, record: &R) -> Result<(), Error> {
+        let text = serde_json::to_vec(record).expect("a record of strings and numbers is JSON");
+        self.file::<R, _>(volume, move |path| {
+            let new = path.with_extension("new");
+            let mut file = File::create(&new)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&new, path)?;
+            sync_directory_of(path)
+        })
+        .await
+        .map_err(|cause| Error::io("write", self.path::<R>(volume), cause))
+    }
+
+    /// Forgets it.
+    pub(crate) async fn forget<R: Record>(&self, volume: &VolumeId) -> Result<(), Error> {
+        self.file::<R, _>(volume, |path| match fs::remove_file(path) {
+            Ok(()) => sync_directory_of(path),
+            Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(()),
+            Err(cause) => Err(cause),
+        })
+        .await
+        .map_err(|cause| Error::io("remove", self.path::<R>(volume), cause))
+    }
+
+    /// Whether nothing at all is recorded of `volume`.
+    pub(crate) fn is_empty(&self, volume: &VolumeId) -> bool {
+        !self.path::<Staged>(volume).exists() && !self.path::<Formatting>(volume).exists()
+    }
+
+    fn path<R: Record>(&self, volume: &VolumeId) -> PathBuf {
+        self.directory.join(format!("{volume}.{}.json", R::KIND))
+    }
+
+    async fn file<R: Record, T: Send + 'static>(
+        &self,
+        volume: &VolumeId,
+        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let path = self.path::<R>(volume);
+        tokio::task::spawn_blocking(move || work(&path))
+            .await
+            .unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
+    }
+}
+
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    File::open(path.parent().expect("a record lies in a directory"))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::IdForm;
+
+    #[tokio::test]
+    async fn a_record_is_kept_replaced_and_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path().to_owned());
+        let volume = VolumeId::parse(IdForm::Decimal, "7").unwrap();
+        assert!(records.is_empty(&volume));
+        assert_eq!(records.load::<Staged>(&volume).await.unwrap(), None);
+        let mut staged = Staged { serial: "s".to_owned(), set_read_only: false, half_published: None };
+        records.save(&volume, &staged).await.unwrap();
+        staged.set_read_only = true;
+        records.save(&volume, &staged).await.unwrap();
+        assert_eq!(records.load::<Staged>(&volume).await.unwrap(), Some(staged));
+        records.forget::<Staged>(&volume).await.unwrap();
+        records.forget::<Staged>(&volume).await.unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_torn_record_is_not_the_same_as_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path().to_owned());
+        let volume = VolumeId::parse(IdForm::Decimal, "7").unwrap();
+        fs::write(records.path::<Formatting>(&volume), "{").unwrap();
+        assert!(matches!(records.load::<Formatting>(&volume).await, Err(Error::Precondition(_))));
+    }
+}

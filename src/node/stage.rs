@@ -1,0 +1,149 @@
+//! Stage: the volume's file system is mounted for the node; unstage: it is not, and the disk can be detached.
+//!
+//! ```text
+//!  attached ──disk proven──► known ──mounted there already?──yes──┐
+//!                              │ no                               │
+//!                       file system found,                        │
+//!                       or made on a blank disk (`format`)        │
+//!                              │                                  ▼
+//!                           mounted ──mount table agrees──► grown to the disk ──► staged
+//!
+//!  staged ──published nowhere──► unmounted ──disk flushed──► forgotten
+//! ```
+//!
+//! Every step finds out from the machine what is done already, so that a call can be repeated from anywhere. A raw
+//! block volume is staged when its disk is proven: nothing is read of it and nothing is mounted.
+
+use std::path::Path;
+
+use tracing::{debug, warn};
+
+use super::{
+    Core, Stage,
+    device::Device,
+    filesystem,
+    format::Wanted,
+    host::{DeviceNumber, Open, Serial},
+    lock::Lock,
+    mount::{Kind, Owner, agree, places_of, taken},
+    mountinfo,
+    options::Options,
+    record::Staged,
+};
+use crate::{
+    error::Error,
+    volume::{Access, FsType, VolumeId},
+};
+
+impl Core {
+    pub(super) async fn stage(&self, request: &Stage, lock: &Lock) -> Result<(), Error> {
+        let (volume, path, attachment) = (&request.volume, &request.staging_path, &request.attachment);
+        let prefix = self.profile.link_prefix;
+        let device = Device::arrive(&self.host, prefix, volume, &attachment.serial, self.patience.arrival).await?;
+        let (fs_type, flags) = match &request.access {
+            Access::Block => return self.remember(&device).await,
+            Access::Mount { fs_type, flags } => (*fs_type, flags),
+        };
+        let options = Options::parse(flags, request.read_only)?;
+        let mounts = self.host.mounts().await?;
+        let fs = match mountinfo::at(&mounts, path) {
+            Some(mount) if mount.device != device.number() => return Err(taken(volume, path, mount, &device)),
+            Some(mount) => {
+                agree(mount, options.is_read_only())?;
+                let fs = FsType::ALL.into_iter().find(|fs| fs.as_str() == mount.fs_type);
+                let Some(fs) = fs.filter(|fs| fs_type.is_none_or(|asked| asked == *fs)) else {
+                    return Err(Error::Differs {
+                        subject: format!("the mount at {}", path.display()),
+                        difference: format!("it is {}, {} was asked for", mount.fs_type, fs_type.unwrap_or_default()),
+                    });
+                };
+                debug!(%volume, path = %path.display(), "is staged already");
+                self.remember(&device).await?;
+                fs
+            }
+            None => {
+                let wanted = Wanted { fs: fs_type, size: attachment.size, blank: request.blank };
+                let fs = self.file_system(&device, wanted, lock).await?;
+                self.prepare(path, Kind::Directory).await?;
+                self.remember(&device).await?;
+                self.mount_disk(&device, fs, path, &options, lock).await?;
+                fs
+            }
+        };
+        // Restored into a larger volume, or grown while it was not mounted.
+        if !options.is_read_only() {
+            filesystem::grow(self.host.as_ref(), &device, fs, path, lock).await?;
+        }
+        Ok(())
+    }
+
+    /// Records which disk the volume is staged as, keeping what else is recorded of that one.
+    async fn remember(&self, device: &Device) -> Result<(), Error> {
+        match self.records.load::<Staged>(device.volume()).await? {
+            Some(record) if record.serial == device.serial() => Ok(()),
+            _ => {
+                let serial = device.serial().to_owned();
+                let record = Staged { serial, set_read_only: false, half_published: None };
+                self.records.save(device.volume(), &record).await
+            }
+        }
+    }
+
+    pub(super) async fn unstage(&self, volume: &VolumeId, path: &Path, lock: &Lock) -> Result<(), Error> {
+        let mounts = self.host.mounts().await?;
+        let record = self.records.load::<Staged>(volume).await?;
+        let mut number = None;
+        if let Some(mount) = mountinfo::at(&mounts, path) {
+            if let Owner::Volume(disk) = self.owner(volume, mount).await? {
+                number = Some(disk.number);
+            }
+        } else if let Some(record) = &record {
+            // Raw block, or unmounted by an earlier call that did not come to its end.
+            number = self.number_of(&record.serial).await?;
+        }
+        if let Some(number) = number
+            && let Some(other) = places_of(&mounts, number).into_iter().find(|mount| mount.target != path)
+        {
+            return Err(Error::Precondition(format!(
+                "volume {volume} is still published at {}; it has to be unpublished there first",
+                other.target.display()
+            )));
+        }
+        self.clear(volume, path).await?;
+        if let Some(number) = number {
+            self.flush(volume, number).await;
+        }
+        if record.is_some_and(|record| record.set_read_only) {
+            self.make_disk_writable(volume, lock).await?;
+        }
+        self.records.forget::<Staged>(volume).await
+    }
+
+    /// The number of the disk of `serial`, if it is there.
+    pub(super) async fn number_of(&self, serial: &str) -> Result<Option<DeviceNumber>, Error> {
+        let disks = self.host.disks().await?;
+        let is = |shown: &Serial| matches!(shown, Serial::Text(shown) if super::device::is_same(shown, serial));
+        Ok(disks.into_iter().find(|disk| is(&disk.serial)).map(|disk| disk.number))
+    }
+
+    /// Brings what the kernel still holds for the disk to its medium. A disk that takes no more is no reason to keep
+    /// the volume: what could be saved was, by the unmount.
+    async fn flush(&self, volume: &VolumeId, number: DeviceNumber) {
+        let flushed = async {
+            let disks = self.host.disks().await?;
+            let Some(disk) = disks.into_iter().find(|disk| disk.number == number) else { return Ok(()) };
+            let node = self.host.paths().dev_dir.join(&disk.name);
+            let open = self.host.open(&node, Open::Shared).await.map_err(|cause| Error::io("open", &node, cause))?;
+            if open.number() != number {
+                return Ok(());
+            }
+            let synced = tokio::task::spawn_blocking(move || open.sync()).await;
+            synced
+                .map_err(|panicked| Error::Panicked(panicked.to_string()))?
+                .map_err(|cause| Error::io("sync", node, cause))
+        };
+        if let Err(error) = flushed.await {
+            warn!(%volume, error = %error.chain(), "the disk could not be flushed");
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! The Node service.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::sync::OnceCell;
+use tonic::{Request, Response, Status};
+
+use super::{
+    About, answer,
+    controller::{BLANK, SOURCE},
+    unsupported, validate,
+};
+use crate::{
+    cloud::{InstanceIdentity, Profile},
+    config::{Config, NodeConfig},
+    csi::{self, node_server, node_service_capability::rpc::Type as Rpc},
+    error::Error,
+    metrics::Metrics,
+    node::{Counts, Node, Publish, Stage, Stats, Usage},
+    volume::NodeId,
+};
+
+/// What a Node can do here.
+const CAPABILITIES: [Rpc; 5] =
+    [Rpc::StageUnstageVolume, Rpc::GetVolumeStats, Rpc::VolumeCondition, Rpc::ExpandVolume, Rpc::SingleNodeMultiWriter];
+
+/// The key of the volume context by which a `PersistentVolume` that this driver did not make allows its disk to be
+/// formatted, and the one value that there is.
+const FORMAT: &str = "format";
+const IF_BLANK: &str = "if-blank";
+
+/// The Node service.
+#[derive(Clone)]
+pub struct NodeService {
+    node: Arc<Node>,
+    profile: &'static Profile,
+    metrics: Metrics,
+    identity: Arc<Instance>,
+    reserved_volumes: u32,
+    max_volumes: Option<u32>,
+}
+
+impl std::fmt::Debug for NodeService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeService").field("cloud", &self.profile.name).finish_non_exhaustive()
+    }
+}
+
+/// Who this machine is: as the flags say, else as the metadata service says when it is first asked.
+#[derive(Debug)]
+struct Instance {
+    profile: &'static Profile,
+    node_id: Option<NodeId>,
+    region: Option<String>,
+    metadata_url: String,
+    told: OnceCell<InstanceIdentity>,
+}
+
+impl Instance {
+    async fn get(&self) -> Result<InstanceIdentity, Error> {
+        if let (Some(id), Some(region)) = (&self.node_id, &self.region) {
+            return Ok(InstanceIdentity { id: id.clone(), region: region.clone() });
+        }
+        // Asked again until it is known: the service may be late, and the kubelet asks again as well.
+        let told = self.told.get_or_try_init(|| (self.profile.identity)(&self.metadata_url)).await?;
+        Ok(InstanceIdentity {
+            id: self.node_id.clone().unwrap_or_else(|| told.id.clone()),
+            region: self.region.clone().unwrap_or_else(|| told.region.clone()),
+        })
+    }
+}
+
+impl NodeService {
+    /// Serves this node's disks.
+    pub fn new(node: Node, config: &Config, settings: &NodeConfig, metrics: Metrics) -> Self {
+        let identity = Instance {
+            profile: config.profile,
+            node_id: settings.node_id.clone(),
+            region: config.region.clone(),
+            metadata_url: config.metadata_url.clone(),
+            told: OnceCell::new(),
+        };
+        Self {
+            node: Arc::new(node),
+            profile: config.profile,
+            metrics,
+            identity: Arc::new(identity),
+            reserved_volumes: settings.reserved_volumes,
+            max_volumes: settings.max_volumes_per_node,
+        }
+    }
+
+    /// The instance's slots, less those that hold the running system and those that are somebody else's.
+    async fn attach_limit(&self) -> Result<i64, Error> {
+        let taken = self.node.system_volumes().await?.saturating_add(self.reserved_volumes);
+        let free = self.profile.attachments_per_instance.saturating_sub(taken);
+        // To Kubernetes 0 means no limit.
+        Ok(i64::from(free.min(self.max_volumes.unwrap_or(u32::MAX)).max(1)))
+    }
+
+    async fn stage(self, request: csi::NodeStageVolumeRequest) -> Result<csi::NodeStageVolumeResponse, Error> {
+        let id = validate::maybe_volume_id(self.profile, &request.volume_id)?;
+        let staging_path = validate::path("staging_target_path", &request.staging_target_path)?;
+        let (access, read_only) = validate::needed(request.volume_capability.as_ref())?;
+        let volume = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
+        let blank = may_format(&request.volume_context)?;
+        let context = validate::map("publish_context", request.publish_context)?;
+        let attachment = (self.profile.attachment)(&context)?;
+        self.node.stage(Stage { volume, staging_path, access, attachment, blank, read_only }).await?;
+        Ok(csi::NodeStageVolumeResponse {})
+    }
+
+    async fn publish(self, request: csi::NodePublishVolumeRequest) -> Result<csi::NodePublishVolumeResponse, Error> {
+        let id = validate::maybe_volume_id(self.profile, &request.volume_id)?;
+        let target_path = validate::path("target_path", &request.target_path)?;
+        let (access, reader) = validate::needed(request.volume_capability.as_ref())?;
+        let staging_path = match request.staging_target_path.as_str() {
+            // CSI 1.13: FAILED_PRECONDITION where the volume has to be staged and no path is given.
+            "" => {
+                return Err(Error::Precondition("staging_target_path: is missing; stage the volume first".to_owned()));
+            }
+            path => validate::path("staging_target_path", path)?,
+        };
+        let volume = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
+        let attachment = if request.publish_context.is_empty() {
+            None
+        } else {
+            Some((self.profile.attachment)(&validate::map("publish_context", request.publish_context)?)?)
+        };
+        let read_only = request.readonly || reader;
+        self.node.publish(Publish { volume, staging_path, target_path, access, read_only, attachment }).await?;
+        Ok(csi::NodePublishVolumeResponse {})
+    }
+}
+
+/// Whether the volume may be formatted if it proves to be blank: this driver made it so, or its
+/// `PersistentVolume` says so.
+fn may_format(context: &HashMap<String, String>) -> Result<bool, Error> {
+    match context.get(FORMAT).map(String::as_str) {
+        None => Ok(context.get(SOURCE).is_some_and(|source| source == BLANK)),
+        Some(IF_BLANK) => Ok(true),
+        Some(other) => {
+            let problem =
+                format!("'{other}' is not known; '{IF_BLANK}' is, and without it the disk is never formatted");
+            Err(Error::invalid(format!("volume_context[{FORMAT}]"), problem))
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl node_server::Node for NodeService {
+    async fn node_stage_volume(
+        &self,
+        request: Request<csi::NodeStageVolumeRequest>,
+    ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let about = About::volume(&request.volume_id);
+        answer(&self.metrics, "NodeStageVolume", about, self.clone().stage(request)).await
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        request: Request<csi::NodeUnstageVolumeRequest>,
+    ) -> Result<Response<csi::NodeUnstageVolumeResponse>, Status> {
+        let (service, request) = (self.clone(), request.into_inner());
+        answer(&self.metrics, "NodeUnstageVolume", About::volume(&request.volume_id), async move {
+            let id = validate::maybe_volume_id(service.profile, &request.volume_id)?;
+            let path = validate::path("staging_target_path", &request.staging_target_path)?;
+            let id = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
+            service.node.unstage(id, path).await?;
+            Ok(csi::NodeUnstageVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_publish_volume(
+        &self,
+        request: Request<csi::NodePublishVolumeRequest>,
+    ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let about = About::volume(&request.volume_id);
+        answer(&self.metrics, "NodePublishVolume", about, self.clone().publish(request)).await
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<csi::NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<csi::NodeUnpublishVolumeResponse>, Status> {
+        let (service, request) = (self.clone(), request.into_inner());
+        answer(&self.metrics, "NodeUnpublishVolume", About::volume(&request.volume_id), async move {
+            let id = validate::maybe_volume_id(service.profile, &request.volume_id)?;
+            let path = validate::path("target_path", &request.target_path)?;
+            let id = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
+            service.node.unpublish(id, path).await?;
+            Ok(csi::NodeUnpublishVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<csi::NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
+        let (service, request) = (self.clone(), request.into_inner());
+        answer(&self.metrics, "NodeGetVolumeStats", About::volume(&request.volume_id), async move {
+            let id = validate::maybe_volume_id(service.profile, &request.volume_id)?;
+            if request.volume_path.is_empty() {
+                return Err(Error::invalid("volume_path", "is missing"));
+            }
+            let id = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
+            let path = validate::place(&id, &request.volume_path)?;
+            Ok(shown(&service.node.stats(id, path).await?))
+        })
+        .await
+    }
+
+    async fn node_expand_volume(
+        &self,
+        request: Request<csi::NodeExpandVolumeRequest>,
+    ) -> Result<Response<csi::NodeExpandVolumeResponse>, Status> {
+        let (service, request) = (self.clone(), request.into_inner());
+        answer(&self.metrics, "NodeExpandVolume", About::volume(&request.volume_id), async move {
+            let id = validate::maybe_volume_id(service.profile, &request.volume_id)?;
+            if request.volume_path.is_empty() {
+                return Err(Error::invalid("volume_path", "is missing"));
+            }
+            let (required, _) = validate::capacity(request.capacity_range.as_ref())?;
+            if let Some(capability) = &request.volume_capability {
+                validate::capability(capability)?;
+            }
+            let id = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
+            let path = validate::place(&id, &request.volume_path)?;
+            let bytes = service.node.expand(id, path, (required != 0).then_some(required)).await?;
+            Ok(csi::NodeExpandVolumeResponse { capacity_bytes: i64::try_from(bytes).unwrap_or(i64::MAX) })
+        })
+        .await
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _: Request<csi::NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<csi::NodeGetCapabilitiesResponse>, Status> {
+        use csi::node_service_capability::{Rpc as RpcCapability, Type};
+        let capabilities = CAPABILITIES
+            .map(|kind| csi::NodeServiceCapability { r#type: Some(Type::Rpc(RpcCapability { r#type: kind.into() })) });
+        Ok(Response::new(csi::NodeGetCapabilitiesResponse { capabilities: capabilities.into() }))
+    }
+
+    async fn node_get_info(
+        &self,
+        _: Request<csi::NodeGetInfoRequest>,
+    ) -> Result<Response<csi::NodeGetInfoResponse>, Status> {
+        let service = self.clone();
+        answer(&self.metrics, "NodeGetInfo", About::default(), async move {
+            let identity = service.identity.get().await?;
+            let region = (service.profile.topology_key.to_owned(), identity.region);
+            Ok(csi::NodeGetInfoResponse {
+                node_id: identity.id.to_string(),
+                max_volumes_per_node: service.attach_limit().await?,
+                accessible_topology: Some(csi::Topology { segments: [region].into() }),
+            })
+        })
+        .await
+    }
+
+    // What is not among the capabilities.
+
+    async fn node_get_volume_health(
+        &self,
+        _: Request<csi::NodeGetVolumeHealthRequest>,
+    ) -> Result<Response<csi::NodeGetVolumeHealthResponse>, Status> {
+        unsupported("NodeGetVolumeHealth")
+    }
+
+    async fn node_get_storage_health(
+        &self,
+        _: Request<csi::NodeGetStorageHealthRequest>,
+    ) -> Result<Response<csi::NodeGetStorageHealthResponse>, Status> {
+        unsupported("NodeGetStorageHealth")
+    }
+}
+
+fn shown(stats: &Stats) -> csi::NodeGetVolumeStatsResponse {
+    use csi::{VolumeUsage, volume_usage::Unit};
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let counted = |unit: Unit, counts: &Counts| VolumeUsage {
+        unit: unit.into(),
+        total: number(counts.total),
+        used: number(counts.used),
+        available: number(counts.available),
+    };
+    let usage = match &stats.usage {
+        None => Vec::new(),
+        Some(Usage::FileSystem { bytes, inodes }) => {
+            vec![counted(Unit::Bytes, bytes), counted(Unit::Inodes, inodes)]
+        }
+        // Of a raw device only the size is known.
+        Some(Usage::Block { total }) => {
+            vec![VolumeUsage { unit: Unit::Bytes.into(), total: number(*total), used: 0, available: 0 }]
+        }
+    };
+    let condition =
+        csi::VolumeCondition { abnormal: stats.condition.abnormal, message: stats.condition.message.clone() };
+    csi::NodeGetVolumeStatsResponse { usage, volume_condition: Some(condition) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_blank_volumes_and_an_explicit_word_allow_formatting() {
+        for (context, allowed) in [
+            (&[][..], Some(false)),
+            (&[("source", "blank")], Some(true)),
+            (&[("source", "snapshot")], Some(false)),
+            (&[("format", "if-blank")], Some(true)),
+            (&[("source", "snapshot"), ("format", "if-blank")], Some(true)),
+            (&[("format", "always")], None),
+        ] {
+            let map = context.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            assert_eq!(may_format(&map).ok(), allowed, "{context:?}");
+        }
+    }
+}

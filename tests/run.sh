@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Runs the tests in sections, goes on after a failure, and ends with a summary: tests/run.sh [lint|unit|contract|sanity]...
+# The last line is "N passed, N failed, N skipped", added up from what the sections really printed.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+[ $# -gt 0 ] || set -- lint unit contract sanity
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+target=${CARGO_TARGET_DIR:-$PWD/target}
+logs=$target/test-logs
+bins=$target/debug
+export CARGO_TERM_COLOR=never
+mkdir -p "$logs"
+passed=0 failed=0 skipped=0
+summary=()
+
+# section NAME COUNTER COMMAND...: runs the command, shows its output, and lets the counter read it.
+# A counter prints "passed failed skipped"; a command that fails without a counted failure counts as one.
+section() {
+    local name=$1 counter=$2 began=$SECONDS status=0 log p f s
+    shift 2
+    log=$logs/${name//[^a-z0-9.-]/-}.log
+    printf '\n=== %s\n' "$name"
+    "$@" 2>&1 | tee "$log"
+    status=${PIPESTATUS[0]}
+    read -r p f s < <("$counter" "$log" "$status")
+    if [ "$status" != 0 ] && [ "$f" = 0 ]; then f=1; fi
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    summary+=("$(printf '%-32s %5d passed %3d failed %3d skipped %4d s' "$name" "$p" "$f" "$s" $((SECONDS - began)))")
+}
+# skip NAME REASON: a section that isn't run, by name
+skip() {
+    printf '\n=== %s\nskipped: %s\n' "$1" "$2"
+    skipped=$((skipped + 1))
+    summary+=("$(printf '%-32s     0 passed   0 failed   1 skipped (%s)' "$1" "$2")")
+}
+
+count_check() { if [ "$2" = 0 ]; then echo 1 0 0; else echo 0 1 0; fi; }
+# cargo's "test result: ok. 3 passed; 0 failed; 1 ignored"; a test that says "skipped: reason" and returns is no pass
+count_cargo() {
+    awk '/^test result:/ { p += $4; f += $6; s += $8 } /^skipped: / { p--; s++ } END { print p + 0, f + 0, s + 0 }' "$1"
+}
+count_go() {
+    awk '/^--- PASS/ { p++ } /^--- FAIL/ { f++ } /^--- SKIP/ { s++ } END { print p + 0, f + 0, s + 0 }' "$1"
+}
+count_sanity() {
+    awk '/^csi-sanity: / { p = $2; f = $4; s = $6 } END { print p + 0, f + 0, s + 0 }' "$1"
+}
+
+lint() {
+    section "format" count_check cargo fmt --all --check
+    section "lints" count_check cargo clippy --workspace --all-targets -- -D warnings
+    section "shell syntax" count_check bash -n tests/tools.sh tests/root.sh tests/run.sh .ci/run
+    if cargo deny --version >/dev/null 2>&1; then
+        section "dependencies" count_check cargo deny --all-features check
+    else
+        skip "dependencies" "cargo-deny is not installed (cargo install cargo-deny)"
+    fi
+}
+
+unit() {
+    local triple
+    triple=$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
+    # Built as you, run as root: most of the integration tests use loop devices and mounts.
+    section "unit and integration tests" count_cargo \
+        env "CARGO_TARGET_${triple}_RUNNER=$PWD/tests/root.sh" cargo test --workspace -- --show-output
+    if (( (0x$(awk '/^CapBnd/ { print $2 }' /proc/self/status) >> 24 & 1) == 0 )); then
+        skip "growth of a mounted ext4" "no CAP_SYS_RESOURCE here, so the kernel refuses it; growth is tested on xfs"
+    fi
+}
+
+go_tests() { (cd "$1" && go vet ./... && go test -count=1 -v ./...); }
+
+contract() {
+    local module
+    cargo build --workspace --all-targets || { section "build" count_check false; return; }
+    for module in . proto-1.13 proto-1.12; do
+        section "proto comparison, ${module/#./descriptor}" count_go go_tests "tests/contract/$module"
+    done
+    export VULTR_SIM=$bins/vultr-sim
+    section "govultr on the simulated cloud" count_go go_tests tests/contract/govultr
+}
+
+sanity() {
+    local version=v5.6.0
+    local tool=$target/tools/csi-sanity-$version
+    cargo build --workspace --all-targets || { section "build" count_check false; return; }
+    if [ ! -x "$tool" ]; then
+        echo "installing csi-sanity $version"
+        GOFLAGS=-modcacherw GOBIN=$target/tools go install "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@$version" &&
+            mv "$target/tools/csi-sanity" "$tool"
+    fi
+    section "csi-sanity" count_sanity \
+        tests/root.sh "$bins/sanity" --csi-sanity "$tool" --skips tests/sanity/skips.txt
+}
+
+for part in "$@"; do
+    case $part in
+        lint | unit | contract | sanity) "$part" ;;
+        *) echo "no such part: $part" >&2; exit 64 ;;
+    esac
+done
+
+printf '\n=== summary\n'
+printf '%s\n' "${summary[@]}"
+printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+[ "$failed" = 0 ]
