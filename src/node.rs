@@ -22,8 +22,6 @@ mod publish;
 mod record;
 mod stage;
 mod stats;
-#[cfg(test)]
-mod tests;
 
 use std::{
     collections::HashSet,
@@ -236,3 +234,6 @@ impl Node {
             .await
     }
 }
+
+#[cfg(test)]
+mod tests;

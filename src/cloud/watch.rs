@@ -30,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// When waiting ends with an error that the caller can repeat.
 const LONGEST_WAIT: Duration = Duration::from_secs(180);
 
-/// What is waited for; each kind has its own usual duration.
+/// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Awaited {
     /// A new volume becomes active.
@@ -51,6 +51,11 @@ impl Awaited {
             Self::Attached | Self::Detached => Duration::from_secs(2),
             Self::Grown => Duration::from_millis(500),
         }
+    }
+
+    /// The kind that its duration is learnt with: what takes long to come on an instance takes as long to go.
+    fn alike(self) -> Self {
+        if self == Self::Detached { Self::Attached } else { self }
     }
 
     fn as_str(self) -> &'static str {
@@ -114,7 +119,7 @@ impl Watcher {
         since: Instant,
         mut check: impl FnMut(&Volume) -> Option<T>,
     ) -> Result<T, Error> {
-        let usual = self.lock().usual.get(&awaited).copied().unwrap_or(awaited.usual());
+        let usual = self.lock().usual.get(&awaited.alike()).copied().unwrap_or(awaited.usual());
         let mut pause = (usual / 4).max(SHORTEST_PAUSE);
         let mut due = since + usual;
         let mut late = false;
@@ -172,7 +177,7 @@ impl Watcher {
     /// The first look comes when things are usually done: a look too early costs a request, one too late some time.
     fn learn(&self, awaited: Awaited, usual: Duration, took: Duration, late: bool) {
         let better = if late { took.min(usual * 2) } else { took.min(usual.mul_f64(0.99)) };
-        self.lock().usual.insert(awaited, better.max(SHORTEST_PAUSE));
+        self.lock().usual.insert(awaited.alike(), better.max(SHORTEST_PAUSE));
     }
 
     async fn read_at(&self, id: &VolumeId, due: Instant) -> Result<Volume, CloudError> {
@@ -209,9 +214,8 @@ impl Watcher {
             }
             let Some(due) = self.take_due() else {
                 // More questions are due than the account has pages.
-                if let Some(rested) = rested {
-                    tokio::time::sleep_until(rested).await;
-                }
+                let soon = self.due_soon();
+                tokio::time::sleep_until(rested.map_or(soon, |rested| rested.max(soon))).await;
                 self.answer_by_listing().await;
                 continue;
             };
@@ -238,6 +242,20 @@ impl Watcher {
         Some(by_volume(due))
     }
 
+    /// When the last of those questions is due that one listing may as well answer: those due within the pause that
+    /// would follow it.
+    fn due_soon(&self) -> Instant {
+        let state = self.lock();
+        let horizon = Instant::now() + self.pause(state.total);
+        state.questions.iter().map(|question| question.due).filter(|due| *due <= horizon).max().unwrap_or(horizon)
+    }
+
+    /// The pause after a listing, by the number of its pages.
+    fn pause(&self, total: Option<u64>) -> Duration {
+        let pages = u32::try_from(self.pages(total)).unwrap_or(u32::MAX).min(1000);
+        (PAUSE_PER_PAGE * pages).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+    }
+
     /// How many requests a listing is. An account that was never listed is not listed for this.
     fn pages(&self, total: Option<u64>) -> u64 {
         total.map_or(u64::MAX, |total| total.div_ceil(u64::from(self.cloud.profile().page_size)).max(1))
@@ -249,9 +267,7 @@ impl Watcher {
         let listed = self.list().await;
         {
             let mut state = self.lock();
-            let pages = u32::try_from(self.pages(state.total)).unwrap_or(u32::MAX).min(1000);
-            let pause = (PAUSE_PER_PAGE * pages).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-            state.rested = Some(Instant::now() + pause);
+            state.rested = Some(Instant::now() + self.pause(state.total));
         }
         match listed {
             Ok(volumes) => {

@@ -15,6 +15,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 pub use nix::{errno::Errno, mount::MsFlags as MountFlags};
 
 pub use self::{
@@ -38,7 +40,7 @@ pub struct Paths {
 }
 
 /// The number by which the kernel knows a block device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DeviceNumber {
     /// Which driver.
     pub major: u64,
@@ -191,6 +193,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// All whole disks.
     async fn disks(&self) -> Result<Vec<Disk>, Error>;
+
+    /// Whether the kernel has any block device of this number, a disk of the above or not.
+    async fn exists(&self, number: DeviceNumber) -> io::Result<bool>;
 
     /// Tells of disks that come and go from now on.
     fn arrivals(&self) -> Box<dyn Arrivals>;

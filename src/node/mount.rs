@@ -237,8 +237,13 @@ impl Core {
         let number = mount.device;
         let Some(disk) = disks.into_iter().find(|disk| disk.number == number || disk.partitions.contains(&number))
         else {
-            // Numbers of major 0 are of no disk: tmpfs, overlay, NFS.
-            return Ok(if number.major == 0 { Owner::Other(mount.fs_type.clone()) } else { Owner::Gone });
+            let is_recorded = record.is_some_and(|record| record.device == number);
+            // Numbers of major 0 are of no disk: tmpfs, overlay, NFS. What the kernel has is not gone, though it may
+            // not be among the disks with a serial.
+            let is_gone = is_recorded
+                || (number.major != 0
+                    && !self.host.exists(number).await.map_err(|cause| Error::io("look for", &mount.source, cause))?);
+            return Ok(if is_gone { Owner::Gone } else { Owner::Other(format!("{} ({number})", mount.fs_type)) });
         };
         let is_ours = match (&disk.serial, &record) {
             (Serial::Text(shown), Some(record)) => device::is_same(shown, &record.serial),

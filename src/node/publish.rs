@@ -183,11 +183,7 @@ impl Core {
     /// What is recorded of the volume; of one that another driver staged nothing is yet.
     async fn record_of(&self, device: &Device) -> Result<Staged, Error> {
         let record = self.records.load::<Staged>(device.volume()).await?;
-        Ok(record.unwrap_or_else(|| Staged {
-            serial: device.serial().to_owned(),
-            set_read_only: false,
-            half_published: None,
-        }))
+        Ok(record.unwrap_or_else(|| Staged::of(device)))
     }
 }
 

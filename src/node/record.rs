@@ -8,6 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::{device::Device, host::DeviceNumber};
 use crate::{error::Error, volume::VolumeId};
 
 /// A volume is staged on this node, or about to be.
@@ -15,6 +16,8 @@ use crate::{error::Error, volume::VolumeId};
 pub(crate) struct Staged {
     /// The serial that its disk was proven by.
     pub(crate) serial: String,
+    /// The number that its disk had.
+    pub(crate) device: DeviceNumber,
     /// The disk was made read-only by us, for raw block publishes that are.
     #[serde(default)]
     pub(crate) set_read_only: bool,
@@ -40,6 +43,14 @@ pub(crate) struct Formatting {
     pub(crate) boot_id: String,
     /// The disk's own number in that run.
     pub(crate) diskseq: Option<u64>,
+}
+
+impl Staged {
+    /// The record of a volume that is staged as this disk, and nothing more.
+    pub(crate) fn of(device: &Device) -> Self {
+        let serial = device.serial().to_owned();
+        Self { serial, device: device.number(), set_read_only: false, half_published: None }
+    }
 }
 
 /// Something that is recorded of a volume.
@@ -151,7 +162,12 @@ mod tests {
         let volume = VolumeId::parse(IdForm::Decimal, "7").unwrap();
         assert!(records.is_empty(&volume));
         assert_eq!(records.load::<Staged>(&volume).await.unwrap(), None);
-        let mut staged = Staged { serial: "s".to_owned(), set_read_only: false, half_published: None };
+        let mut staged = Staged {
+            serial: "s".to_owned(),
+            device: DeviceNumber { major: 7, minor: 1 },
+            set_read_only: false,
+            half_published: None,
+        };
         records.save(&volume, &staged).await.unwrap();
         staged.set_read_only = true;
         records.save(&volume, &staged).await.unwrap();

@@ -25,7 +25,7 @@ use super::{
     format::Wanted,
     host::{DeviceNumber, Open, Serial},
     lock::Lock,
-    mount::{Kind, Owner, agree, places_of, taken},
+    mount::{Kind, agree, places_of, taken},
     mountinfo,
     options::Options,
     record::Staged,
@@ -80,12 +80,8 @@ impl Core {
     /// Records which disk the volume is staged as, keeping what else is recorded of that one.
     async fn remember(&self, device: &Device) -> Result<(), Error> {
         match self.records.load::<Staged>(device.volume()).await? {
-            Some(record) if record.serial == device.serial() => Ok(()),
-            _ => {
-                let serial = device.serial().to_owned();
-                let record = Staged { serial, set_read_only: false, half_published: None };
-                self.records.save(device.volume(), &record).await
-            }
+            Some(record) if record.serial == device.serial() && record.device == device.number() => Ok(()),
+            _ => self.records.save(device.volume(), &Staged::of(device)).await,
         }
     }
 
@@ -94,9 +90,7 @@ impl Core {
         let record = self.records.load::<Staged>(volume).await?;
         let mut number = None;
         if let Some(mount) = mountinfo::at(&mounts, path) {
-            if let Owner::Volume(disk) = self.owner(volume, mount).await? {
-                number = Some(disk.number);
-            }
+            number = Some(mount.device);
         } else if let Some(record) = &record {
             // Raw block, or unmounted by an earlier call that did not come to its end.
             number = self.number_of(&record.serial).await?;

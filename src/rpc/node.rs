@@ -128,7 +128,9 @@ impl NodeService {
             Some((self.profile.attachment)(&validate::map("publish_context", request.publish_context)?)?)
         };
         let read_only = request.readonly || reader;
-        self.node.publish(Publish { volume, staging_path, target_path, access, read_only, attachment }).await?;
+        let single_writer = validate::is_single_writer(request.volume_capability.as_ref());
+        let publish = Publish { volume, staging_path, target_path, access, read_only, single_writer, attachment };
+        self.node.publish(publish).await?;
         Ok(csi::NodePublishVolumeResponse {})
     }
 }

@@ -131,6 +131,12 @@ pub(super) fn capability(capability: &VolumeCapability) -> Result<(Access, bool)
     }
 }
 
+/// Whether one workload alone may have the volume, even among those of one node.
+pub(super) fn is_single_writer(capability: Option<&VolumeCapability>) -> bool {
+    let mode = capability.and_then(|capability| capability.access_mode.as_ref()).map(AccessMode::mode);
+    mode == Some(Mode::SingleNodeSingleWriter)
+}
+
 pub(super) fn capabilities(capabilities: &[VolumeCapability]) -> Result<(), Error> {
     if capabilities.is_empty() {
         return Err(Error::invalid("volume_capabilities", "are missing"));

@@ -13,8 +13,8 @@ use nix::{
 };
 
 use super::{
-    Arrivals, Boot, Counts, Disk, Found, Host, MountCall, Open, OpenDisk, Output, Paths, Tool, disk, tool::Tools,
-    watch::Watch,
+    Arrivals, Boot, Counts, DeviceNumber, Disk, Found, Host, MountCall, Open, OpenDisk, Output, Paths, Tool, disk,
+    tool::Tools, watch::Watch,
 };
 use crate::{
     error::Error,
@@ -26,6 +26,8 @@ use crate::{
 
 const MOUNT_TABLE: &str = "/proc/self/mountinfo";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Also where the disks are looked for elsewhere, this is what the kernel itself has.
+const BLOCK_DEVICES: &str = "/sys/dev/block";
 const UUIDS: &str = "/proc/sys/kernel/random/uuid";
 const KERNEL_RELEASE: &str = "/proc/sys/kernel/osrelease";
 
@@ -73,6 +75,10 @@ impl Host for Linux {
         let sysfs = self.paths.sysfs_dir.clone();
         let listed = blocking(move || Ok(disk::list(&sysfs))).await;
         listed.unwrap_or_else(|cause| Err(Error::io("list", &self.paths.sysfs_dir, cause)))
+    }
+
+    async fn exists(&self, number: DeviceNumber) -> io::Result<bool> {
+        blocking(move || Path::new(BLOCK_DEVICES).join(number.to_string()).try_exists()).await
     }
 
     fn arrivals(&self) -> Box<dyn Arrivals> {

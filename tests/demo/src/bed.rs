@@ -210,9 +210,10 @@ impl Bed {
         let mut process = self.processes.swap_remove(at);
         let id = Pid::from_raw(i32::try_from(process.child.id().ok_or("it has ended already")?)?);
         // It leads a group of its own.
-        match with_children {
-            true => killpg(id, Signal::SIGKILL)?,
-            false => kill(id, Signal::SIGKILL)?,
+        if with_children {
+            killpg(id, Signal::SIGKILL)?;
+        } else {
+            kill(id, Signal::SIGKILL)?;
         }
         process.child.wait().await?;
         Ok(())
@@ -271,10 +272,10 @@ impl Bed {
             Ok(loops) => down.forced.extend(loops.into_iter().map(|at| format!("the loop device {}", at.display()))),
             Err(error) => left.push(format!("loop devices: {error}")),
         }
-        if let Some(cloud) = self.cloud.take() {
-            if let Err(error) = cloud.shutdown().await {
-                left.push(format!("the cloud: {error}"));
-            }
+        if let Some(cloud) = self.cloud.take()
+            && let Err(error) = cloud.shutdown().await
+        {
+            left.push(format!("the cloud: {error}"));
         }
         for device in gone_soon(&self.dir).await? {
             left.push(format!("the loop device {}", device.display()));
@@ -316,18 +317,22 @@ pub struct Down {
 }
 
 impl Process {
-    /// Ends it, and says whether it did so in order: on SIGTERM, with status 0 and in time.
+    /// Ends it, and says whether it did so in order: on SIGTERM, with status 0, in time, and leaving no child.
     async fn end(&mut self) -> Outcome<bool> {
-        if self.child.try_wait()?.is_some() {
-            return Ok(false);
+        let Some(id) = self.child.id() else { return Ok(false) };
+        let id = Pid::from_raw(i32::try_from(id)?);
+        let mut in_order = self.child.try_wait()?.is_none();
+        if in_order {
+            kill(id, Signal::SIGTERM)?;
+            if let Ok(status) = timeout(ENDED_WITHIN, self.child.wait()).await {
+                in_order = status?.success();
+            } else {
+                self.child.kill().await?;
+                in_order = false;
+            }
         }
-        let id = self.child.id().ok_or("a process without an id")?;
-        kill(Pid::from_raw(i32::try_from(id)?), Signal::SIGTERM)?;
-        if let Ok(status) = timeout(ENDED_WITHIN, self.child.wait()).await {
-            return Ok(status?.success());
-        }
-        self.child.kill().await?;
-        Ok(false)
+        // What it started is in its group, which is empty now if all went well.
+        Ok(killpg(id, Signal::SIGKILL).is_err() && in_order)
     }
 }
 

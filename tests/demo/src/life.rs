@@ -479,7 +479,7 @@ impl Kubelet {
         if !mounts.is_empty() || target.exists() {
             return Err(format!("still there: {mounts:?}, {}", target.display()).into());
         }
-        tell("unmounted twice; the pod's path is gone");
+        tell("unmounted; the pod's path is gone");
         story.took();
         Ok(())
     }

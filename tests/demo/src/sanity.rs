@@ -183,41 +183,41 @@ impl Run {
         Ok(tally)
     }
 
-/// Runs csi-sanity once.
-async fn csi_sanity(&mut self, flags: &Flags) -> Outcome<Tally> {
-    let began = Instant::now();
-    let (bed, access) = (&mut self.bed, self.access);
-    let instance = bed.cloud().instances().into_iter().next().ok_or("no instance")?;
-    // The most that the driver allows; the cloud has no limit here.
-    bed.all(&instance, &["--requests-per-second", "29"]).await?;
-    let report = bed.dir().join("report.json");
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(&flags.csi_sanity);
-    command.arg(format!("--csi.endpoint={}", bed.socket("all").display()));
-    command.arg(format!("--csi.mountdir={}", bed.dir().join("sanity-target").display()));
-    command.arg(format!("--csi.stagingdir={}", bed.dir().join("sanity-staging").display()));
-    command.arg(format!("--csi.testvolumesize={SIZE}"));
-    command.arg(format!("--csi.testvolumeexpandsize={GROWN}"));
-    command.arg(format!("--csi.testvolumeaccesstype={access}"));
-    command.arg("--csi.testnodevolumeattachlimit=true");
-    command.arg(format!("--ginkgo.json-report={}", report.display()));
-    command.args(["--ginkgo.no-color", "--ginkgo.succinct"]);
-    if let Some(focus) = &flags.focus {
-        command.arg(format!("--ginkgo.focus={focus}"));
+    /// Runs csi-sanity once.
+    async fn csi_sanity(&mut self, flags: &Flags) -> Outcome<Tally> {
+        let began = Instant::now();
+        let (bed, access) = (&mut self.bed, self.access);
+        let instance = bed.cloud().instances().into_iter().next().ok_or("no instance")?;
+        // The most that the driver allows; the cloud has no limit here.
+        bed.all(&instance, &["--requests-per-second", "29"]).await?;
+        let report = bed.dir().join("report.json");
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&flags.csi_sanity);
+        command.arg(format!("--csi.endpoint={}", bed.socket("all").display()));
+        command.arg(format!("--csi.mountdir={}", bed.dir().join("sanity-target").display()));
+        command.arg(format!("--csi.stagingdir={}", bed.dir().join("sanity-staging").display()));
+        command.arg(format!("--csi.testvolumesize={SIZE}"));
+        command.arg(format!("--csi.testvolumeexpandsize={GROWN}"));
+        command.arg(format!("--csi.testvolumeaccesstype={access}"));
+        command.arg("--csi.testnodevolumeattachlimit=true");
+        command.arg(format!("--ginkgo.json-report={}", report.display()));
+        command.args(["--ginkgo.no-color", "--ginkgo.succinct"]);
+        if let Some(focus) = &flags.focus {
+            command.arg(format!("--ginkgo.focus={focus}"));
+        }
+        command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
+        let output = tokio::time::timeout(RUN_WITHIN, command.output()).await;
+        let output = output.map_err(|_| format!("csi-sanity did not end within {}", Took(RUN_WITHIN)))??;
+        let mut tally = tally(&report).map_err(|error| {
+            let printed = String::from_utf8_lossy(&output.stdout);
+            format!("{error}; csi-sanity printed:\n{printed}{}", String::from_utf8_lossy(&output.stderr))
+        })?;
+        if !output.status.success() && tally.failed.is_empty() {
+            return Err(format!("csi-sanity ended with {}, but reports no failure", output.status).into());
+        }
+        tally.took = began.elapsed();
+        Ok(tally)
     }
-    command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
-    let output = tokio::time::timeout(RUN_WITHIN, command.output()).await;
-    let output = output.map_err(|_| format!("csi-sanity did not end within {}", Took(RUN_WITHIN)))??;
-    let mut tally = tally(&report).map_err(|error| {
-        let printed = String::from_utf8_lossy(&output.stdout);
-        format!("{error}; csi-sanity printed:\n{printed}{}", String::from_utf8_lossy(&output.stderr))
-    })?;
-    if !output.status.success() && tally.failed.is_empty() {
-        return Err(format!("csi-sanity ended with {}, but reports no failure", output.status).into());
-    }
-    tally.took = began.elapsed();
-    Ok(tally)
-}
 }
 
 fn tally(report: &Path) -> Outcome<Tally> {
