@@ -11,6 +11,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .filter(|(_, message)| message.field.iter().any(|field| field.name() == "secrets"))
         .map(|(package, message)| format!(".{package}.{}", message.name()))
         .collect();
-    tonic_prost_build::configure().build_transport(false).skip_debug(&secret).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        // In a fixed order, so that a repeated call is answered with the same bytes.
+        .btree_map(".")
+        .skip_debug(&secret)
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -226,20 +226,21 @@ fn resolve(service: Service) -> Result<Config, String> {
     // The other mistakes are told too, as far as any cloud's facts can tell them.
     let profile = profile.unwrap_or(PROFILES[0]);
     let endpoint = mistakes.unless(socket_path(&common.endpoint)).unwrap_or_default();
-    let driver_name = common.driver_name.unwrap_or_else(|| profile.driver_name.to_owned());
+    let driver_name = given(common.driver_name).unwrap_or_else(|| profile.driver_name.to_owned());
     if !is_driver_name(&driver_name) {
         let rule = "letters, digits, dots and dashes, 63 at most, beginning and ending with a letter or digit";
         mistakes.add("--driver-name", &format!("'{driver_name}' is not a CSI driver name ({rule})"));
     }
     mistakes.unless(base_url("--metadata-url", &common.metadata_url));
-    let region = common.region.map(|region| region.to_ascii_uppercase());
+    let region = given(common.region).map(|region| region.to_ascii_uppercase());
     if region.as_ref().is_some_and(|region| region.is_empty() || !region.bytes().all(|b| b.is_ascii_alphanumeric())) {
         mistakes.add("--region", "give the code of a region, such as EWR");
     }
-    let metrics_addr = common.metrics_addr.and_then(|address| {
+    let metrics_addr = given(common.metrics_addr).and_then(|address| {
         let parsed = address.parse().map_err(|_| format!("--metrics-addr: '{address}' is not an address and a port"));
         mistakes.unless(parsed)
     });
+    mistakes.unless(crate::telemetry::filter(&common.log_level));
     let log_format = common
         .log_format
         .unwrap_or_else(|| if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
@@ -267,7 +268,7 @@ impl ControllerFlags {
         if self.token_file.is_none() {
             mistakes.add("--token-file", "give the file that holds the cloud's API token");
         }
-        let api_url = self.api_url.unwrap_or_else(|| profile.api_url.to_owned());
+        let api_url = given(self.api_url).unwrap_or_else(|| profile.api_url.to_owned());
         mistakes.unless(base_url("--api-url", &api_url));
         let most = profile.requests_per_second - 1;
         if !(1..=most).contains(&self.requests_per_second) {
@@ -284,7 +285,7 @@ impl ControllerFlags {
 
 impl NodeFlags {
     fn resolve(self, profile: &Profile, endpoint: &Path, mistakes: &mut Mistakes) -> NodeConfig {
-        let node_id = self.node_id.and_then(|id| {
+        let node_id = given(self.node_id).and_then(|id| {
             let parsed = NodeId::parse(profile.id_form, &id);
             parsed.or_else(|| {
                 mistakes.add("--node-id", &format!("'{id}' is not an instance id of {}", profile.name));
@@ -304,6 +305,11 @@ impl NodeFlags {
             max_volumes_per_node: self.max_volumes_per_node,
         }
     }
+}
+
+/// A variable that is set to nothing, as templates leave them, is not given.
+fn given(value: Option<String>) -> Option<String> {
+    value.filter(|value| !value.is_empty())
 }
 
 struct Mistakes(Vec<String>);

@@ -26,10 +26,10 @@ pub mod server;
 pub mod telemetry;
 pub mod volume;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     cloud::{Account, pace::Pace, token::TokenFile},
@@ -38,6 +38,9 @@ use crate::{
     metrics::Metrics,
     node::{Linux, Node, Paths},
 };
+
+/// How long the start waits for the cloud at most.
+const START: Duration = Duration::from_secs(20);
 
 /// Why the driver did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +76,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         let (starting, ready) = (controller.clone(), services.identity.clone());
         // The start is complete when the account has been asked for once; what the cloud answered is no matter of life.
         tokio::spawn(async move {
-            starting.start().await;
+            // Nor does a silent cloud keep the start from ending: a liveness probe would only restart us into the same.
+            if tokio::time::timeout(START, starting.start()).await.is_err() {
+                warn!("the account is not listed yet; the first create does it");
+            }
             ready.started();
         });
         services.controller = Some(rpc::ControllerService::new(controller, config.profile, metrics.clone()));

@@ -22,7 +22,12 @@ fn main() -> ExitCode {
     // Two threads, however many processors a node has: the work is waiting.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(async { run(config, server::stop_signal()?).await }),
+        Ok(runtime) => {
+            let ended = runtime.block_on(async { run(config, server::stop_signal()?).await });
+            // A thread that hangs in a system call on a dead disk is not waited for.
+            runtime.shutdown_background();
+            ended
+        }
         Err(error) => Err(RunError::Failed(format!("no runtime: {error}"))),
     };
     match ended {

@@ -76,6 +76,8 @@ pub struct Publish {
     pub access: Access,
     /// The workload may not write to it.
     pub read_only: bool,
+    /// No other workload may have it at the same time (CSI: SINGLE_NODE_SINGLE_WRITER).
+    pub single_writer: bool,
     /// What the cloud says of its disk, if the request tells.
     pub attachment: Option<Attachment>,
 }

@@ -7,11 +7,11 @@ mod identity;
 mod node;
 mod validate;
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use tokio::time::Instant;
 use tonic::{Code, Response, Status};
-use tracing::{Instrument, error, field, info, warn, warn_span};
+use tracing::{Instrument, debug, error, field, info, warn, warn_span};
 
 pub use controller::ControllerService;
 pub use identity::Identity;
@@ -52,18 +52,23 @@ async fn answer<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<Response<T>, Status> {
     let span = warn_span!("rpc", method = rpc, volume = about.volume, node = about.node, code = field::Empty);
-    let started = Instant::now();
+    let mut count = Count { metrics, rpc, code: Code::Cancelled, began: Instant::now() };
     let result = tokio::spawn(work.instrument(span.clone())).await;
     let result = result.unwrap_or_else(|panicked| Err(Error::Panicked(panicked.to_string())));
     let code = result.as_ref().map_or_else(Error::code, |_| Code::Ok);
-    let took = started.elapsed();
-    metrics.rpc(rpc, code_name(code), took);
+    count.code = code;
+    let took = count.took();
     span.record("code", code_name(code));
     let _in_span = span.enter();
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     match result {
         Ok(message) => {
-            info!(duration_ms, "done");
+            // What only looks is asked for every minute and every volume.
+            if rpc.contains("Get") || rpc.contains("List") || rpc.starts_with("Validate") {
+                debug!(duration_ms, "done");
+            } else {
+                info!(duration_ms, "done");
+            }
             Ok(Response::new(message))
         }
         Err(failure) => {
@@ -73,9 +78,37 @@ async fn answer<T: Send + 'static>(
             } else {
                 warn!(duration_ms, error = message, "not done");
             }
-            Err(Status::new(code, message))
+            Err(Status::new(code, start_of(&message)))
         }
     }
+}
+
+/// Counts a call when it ends, also when the caller hung up before the answer.
+struct Count<'a> {
+    metrics: &'a Metrics,
+    rpc: &'static str,
+    code: Code,
+    began: Instant,
+}
+
+impl Count<'_> {
+    fn took(&self) -> Duration {
+        self.began.elapsed()
+    }
+}
+
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        self.metrics.rpc(self.rpc, code_name(self.code), self.took());
+    }
+}
+
+/// The longest message of a status: it travels percent-encoded in a header, and clients take 16 KiB of those.
+const LONGEST_MESSAGE: usize = 4096;
+
+fn start_of(message: &str) -> &str {
+    let end = (0..=LONGEST_MESSAGE.min(message.len())).rev().find(|&at| message.is_char_boundary(at));
+    &message[..end.unwrap_or(0)]
 }
 
 /// The code as the specification spells it: a closed set of labels.
@@ -117,6 +150,22 @@ mod tests {
         let status = answer::<()>(&metrics, "CreateVolume", About::default(), work).await.unwrap_err();
         assert_eq!(status.code(), Code::Internal);
         assert!(metrics.text().contains(r#"code="INTERNAL""#));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_given_up_is_counted() {
+        let metrics = Metrics::default();
+        let call = answer(&metrics, "Probe", About::default(), std::future::pending::<Result<(), Error>>());
+        assert!(tokio::time::timeout(Duration::from_millis(1), call).await.is_err());
+        assert!(metrics.text().contains(r#"csi_rpc_seconds_count{rpc="Probe",code="CANCELLED"} 1"#));
+    }
+
+    #[tokio::test]
+    async fn a_long_message_still_fits_a_header() {
+        let metrics = Metrics::default();
+        let work = async { Err::<(), _>(Error::invalid("fs_type", "\u{e4}".repeat(100_000))) };
+        let status = answer(&metrics, "NodeStageVolume", About::default(), work).await.unwrap_err();
+        assert!((4000..=LONGEST_MESSAGE).contains(&status.message().len()));
     }
 
     #[test]

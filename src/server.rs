@@ -73,7 +73,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let listener = listen(socket).await.map_err(RunError::Failed)?;
-    let _removed_at_the_end = SocketFile(socket.to_owned());
+    let file = SocketFile(socket.to_owned());
     info!(socket = %socket.display(), "serving");
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let router = Server::builder()
@@ -92,6 +92,8 @@ pub async fn serve(
         }
     }
     // Operations outlive their calls, so both are waited for.
+    // The file goes first: once nothing accepts there, a successor may put its own in the place.
+    drop(file);
     stop.send(()).ok();
     tasks.close();
     let drained = tokio::time::timeout(GRACE, async {
@@ -124,8 +126,10 @@ async fn listen(path: &Path) -> Result<UnixListener, String> {
     }
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {
-            if UnixStream::connect(path).await.is_ok() {
-                return Err(format!("socket {}: another process serves on it", path.display()));
+            match UnixStream::connect(path).await {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                // A server whose backlog is full lives too.
+                _ => return Err(format!("socket {}: another process serves on it", path.display())),
             }
             std::fs::remove_file(path).map_err(|error| problem("a stale one cannot be removed", error))?;
         }
@@ -139,7 +143,7 @@ async fn listen(path: &Path) -> Result<UnixListener, String> {
     Ok(listener)
 }
 
-/// Removes the socket when the server ends.
+/// Removes the socket when the server stops accepting.
 struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
@@ -192,9 +196,12 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(!server.is_finished());
+        // A successor need not wait for the drain, and does not lose its socket to it.
+        let successor = listen(&path).await.unwrap();
         finish.send(()).unwrap();
         server.await.unwrap().unwrap();
         operation.await.unwrap();
-        assert!(!path.exists(), "the socket goes with the server");
+        UnixStream::connect(&path).await.unwrap();
+        drop(successor);
     }
 }

@@ -53,6 +53,7 @@ impl Core {
         if staging.device != device.number() {
             return Err(taken(volume, &request.staging_path, staging, &device));
         }
+        alone(request, &mounts, &device)?;
         let mut record = self.record_of(&device).await?;
         let is_half = record.half_published.as_ref() == Some(target);
         match mountinfo::at(&mounts, target) {
@@ -104,6 +105,7 @@ impl Core {
             }
             return same_mode(target, record.set_read_only, request.read_only);
         }
+        alone(request, &mounts, &device)?;
         if let Some(other) = places_of(&mounts, device.number()).first() {
             if !other.is_node {
                 let path = other.target.display();
@@ -184,6 +186,19 @@ impl Core {
     async fn record_of(&self, device: &Device) -> Result<Staged, Error> {
         let record = self.records.load::<Staged>(device.volume()).await?;
         Ok(record.unwrap_or_else(|| Staged::of(device)))
+    }
+}
+
+/// Holds to SINGLE_NODE_SINGLE_WRITER: a volume that one workload has is not given to another.
+fn alone(request: &Publish, mounts: &[Mount], device: &Device) -> Result<(), Error> {
+    let another = |mount: &&Mount| mount.target != request.staging_path && mount.target != request.target_path;
+    match places_of(mounts, device.number()).into_iter().find(another) {
+        Some(other) if request.single_writer => Err(Error::Precondition(format!(
+            "volume {} is for a single writer and is published at {} already",
+            request.volume,
+            other.target.display()
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -92,25 +92,28 @@ impl Core {
         Ok(Stats { usage: usage.ok(), condition })
     }
 
-    /// The file system's own account, if it gives one in time. A call that hangs goes on hanging, so there is never
-    /// more than one for a path.
+    /// The file system's own account, if it gives one in time. A call that hangs goes on hanging, so once one does no
+    /// further one is made for its path until it has come back.
     async fn usage(self: &Arc<Self>, path: &Path) -> Result<Usage, String> {
         let silence = || format!("the file system does not answer within {} s", self.patience.usage.as_secs());
-        if !self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
+        if self.silent.lock().unwrap_or_else(PoisonError::into_inner).contains(path) {
             return Err(silence());
         }
         let (core, of) = (Arc::clone(self), path.to_owned());
-        let asked = tokio::spawn(async move {
-            let usage = core.host.usage(&of).await;
-            core.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(&of);
-            usage
-        });
-        match timeout(self.patience.usage, asked).await {
+        let mut asked = tokio::spawn(async move { core.host.usage(&of).await });
+        match timeout(self.patience.usage, &mut asked).await {
             Ok(Ok(Ok((bytes, inodes)))) => Ok(Usage::FileSystem { bytes, inodes }),
             Ok(Ok(Err(cause))) => Err(format!("the file system answers with an error: {cause}")),
             Ok(Err(panicked)) => Err(panicked.to_string()),
             Err(_) => {
                 warn!(path = %path.display(), "the file system does not answer");
+                let (core, of) = (Arc::clone(self), path.to_owned());
+                core.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(of.clone());
+                tokio::spawn(async move {
+                    // Whatever it says by now: it has come back.
+                    drop(asked.await);
+                    core.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(&of);
+                });
                 Err(silence())
             }
         }

@@ -79,19 +79,25 @@ impl ControllerService {
         if request.volume_capabilities.is_empty() {
             return Err(Error::invalid("volume_capabilities", "are missing"));
         }
+        if request.volume_capabilities.iter().any(|one| one.access_type.is_none()) {
+            return Err(Error::invalid("volume_capabilities", "have one that is neither block nor mount"));
+        }
         let id = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
         let volume = self.controller.get(id).await?;
-        let refusal = validate::capabilities(&request.volume_capabilities).err().or_else(|| {
-            let parameters = request.parameters.clone().into_iter().collect();
-            match (self.profile.volume_type)(&parameters) {
-                // Only a type that was asked for can be the wrong one.
-                Ok(asked) if !parameters.is_empty() && volume.volume_type.is_some_and(|is| is != asked) => {
-                    Some(Error::invalid("parameters", format!("ask for {asked}, which the volume is not")))
+        let mutable = request.mutable_parameters.keys().min();
+        let immutable = |key| Error::invalid("mutable_parameters", format!("'{key}' cannot be modified here"));
+        let refusal =
+            validate::capabilities(&request.volume_capabilities).err().or(mutable.map(immutable)).or_else(|| {
+                let parameters = request.parameters.clone().into_iter().collect();
+                match (self.profile.volume_type)(&parameters) {
+                    // Only a type that was asked for can be the wrong one.
+                    Ok(asked) if !parameters.is_empty() && volume.volume_type.is_some_and(|is| is != asked) => {
+                        Some(Error::invalid("parameters", format!("ask for {asked}, which the volume is not")))
+                    }
+                    Ok(_) => None,
+                    Err(error) => Some(error),
                 }
-                Ok(_) => None,
-                Err(error) => Some(error),
-            }
-        });
+            });
         Ok(match refusal {
             Some(refusal) => csi::ValidateVolumeCapabilitiesResponse { confirmed: None, message: refusal.to_string() },
             None => csi::ValidateVolumeCapabilitiesResponse {
@@ -131,7 +137,7 @@ impl ControllerService {
         csi::Volume {
             capacity_bytes: bytes(volume),
             volume_id: volume.id.to_string(),
-            volume_context: std::collections::HashMap::new(),
+            volume_context: std::collections::BTreeMap::new(),
             content_source: None,
             accessible_topology: vec![csi::Topology { segments: [region].into() }],
         }

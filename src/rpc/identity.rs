@@ -1,7 +1,7 @@
 //! The Identity service: who the driver is, what it can do, and whether it has started.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -53,7 +53,7 @@ impl identity_server::Identity for Identity {
         Ok(Response::new(GetPluginInfoResponse {
             name: self.name.clone(),
             vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
-            manifest: HashMap::new(),
+            manifest: BTreeMap::new(),
         }))
     }
 

@@ -1,6 +1,6 @@
 //! The Node service.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::OnceCell;
 use tonic::{Request, Response, Status};
@@ -137,7 +137,7 @@ impl NodeService {
 
 /// Whether the volume may be formatted if it proves to be blank: this driver made it so, or its
 /// `PersistentVolume` says so.
-fn may_format(context: &HashMap<String, String>) -> Result<bool, Error> {
+fn may_format(context: &BTreeMap<String, String>) -> Result<bool, Error> {
     match context.get(FORMAT).map(String::as_str) {
         None => Ok(context.get(SOURCE).is_some_and(|source| source == BLANK)),
         Some(IF_BLANK) => Ok(true),

@@ -1,7 +1,7 @@
 //! What a well-formed request is (CSI 1.13), and the domain's words for what it says.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     path::{Component, Path, PathBuf},
 };
 
@@ -176,10 +176,7 @@ pub(super) fn regions(profile: &Profile, requirement: Option<&TopologyRequiremen
 }
 
 /// A map that is not longer than the specification allows.
-pub(super) fn map(
-    field: &str,
-    map: HashMap<String, String>,
-) -> Result<std::collections::BTreeMap<String, String>, Error> {
+pub(super) fn map(field: &str, map: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
     if map.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAP_BYTES {
         return Err(Error::invalid(field, "is longer than 4 KiB"));
     }

@@ -22,8 +22,8 @@ fn create(name: &str, change: impl FnOnce(&mut CreateVolumeRequest)) -> CreateVo
     request
 }
 
-fn range(required_bytes: i64, limit_bytes: i64) -> Option<CapacityRange> {
-    Some(CapacityRange { required_bytes, limit_bytes })
+fn range(required_bytes: i64, limit_bytes: i64) -> CapacityRange {
+    CapacityRange { required_bytes, limit_bytes }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,8 +33,17 @@ async fn malformed_requests_get_the_specifications_codes_and_touch_nothing() {
     }
     let behaviour = Behaviour { create: Duration::ZERO, ..Behaviour::default() };
     let cluster = Cluster::start(&["one"], behaviour).await;
+    malformed_creates(&cluster).await;
+    made_up_ids(&cluster).await;
+    paths_that_are_none(&cluster).await;
+    // The made-up ids never became part of a path: nothing but the start's listing was asked of the cloud.
+    let asked = cluster.bed.cloud().control().stats();
+    assert_eq!(asked.count(Operation::Any), asked.count(Operation::ListBlocks), "{asked:?}");
+    cluster.end().await;
+}
+
+async fn malformed_creates(cluster: &Cluster) {
     let mut controller = cluster.controller.clone();
-    let mut node = cluster.nodes[0].clone();
     let mode = |mode: Mode| {
         vec![VolumeCapability {
             access_type: Some(AccessType::Block(BlockVolume {})),
@@ -63,9 +72,9 @@ async fn malformed_requests_get_the_specifications_codes_and_touch_nothing() {
             create("a", |r| r.volume_capabilities = mode(Mode::MultiNodeMultiWriter)),
             Code::InvalidArgument,
         ),
-        ("a negative size", create("a", |r| r.capacity_range = range(-1, 0)), Code::InvalidArgument),
-        ("a size beyond all", create("a", |r| r.capacity_range = range(i64::MAX, 0)), Code::OutOfRange),
-        ("a limit below the minimum", create("a", |r| r.capacity_range = range(1, gib(5))), Code::OutOfRange),
+        ("a negative size", create("a", |r| r.capacity_range = Some(range(-1, 0))), Code::InvalidArgument),
+        ("a size beyond all", create("a", |r| r.capacity_range = Some(range(i64::MAX, 0))), Code::OutOfRange),
+        ("a limit below the minimum", create("a", |r| r.capacity_range = Some(range(1, gib(5)))), Code::OutOfRange),
         (
             "an unknown parameter",
             create("a", |r| drop(r.parameters.insert("disktype".to_owned(), "nvme".to_owned()))),
@@ -81,10 +90,13 @@ async fn malformed_requests_get_the_specifications_codes_and_touch_nothing() {
         assert_eq!(status.code(), code, "{what}: {status:?}");
         assert!(!status.message().is_empty(), "{what}");
     }
-    let limit_below = create("a", |r| r.capacity_range = range(gib(20), gib(10)));
+    let limit_below = create("a", |r| r.capacity_range = Some(range(gib(20), gib(10))));
     let status = controller.create_volume(limit_below).await.unwrap_err();
     assert!(matches!(status.code(), Code::InvalidArgument | Code::OutOfRange), "{status:?}");
+}
 
+async fn made_up_ids(cluster: &Cluster) {
+    let mut controller = cluster.controller.clone();
     for id in ["../../v2/account", "NOT-AN-ID", "pvc-1"] {
         let delete = DeleteVolumeRequest { volume_id: id.to_owned(), ..Default::default() };
         controller.delete_volume(delete).await.unwrap();
@@ -100,7 +112,10 @@ async fn malformed_requests_get_the_specifications_codes_and_touch_nothing() {
     }
     let nameless = DeleteVolumeRequest::default();
     assert_eq!(controller.delete_volume(nameless).await.unwrap_err().code(), Code::InvalidArgument);
+}
 
+async fn paths_that_are_none(cluster: &Cluster) {
+    let mut node = cluster.nodes[0].clone();
     let stage = |path: &str| NodeStageVolumeRequest {
         volume_id: NOBODY.to_owned(),
         staging_target_path: path.to_owned(),
@@ -135,9 +150,4 @@ async fn malformed_requests_get_the_specifications_codes_and_touch_nothing() {
         };
         assert_eq!(node.node_expand_volume(expand).await.unwrap_err().code(), Code::NotFound, "{path}");
     }
-
-    // The made-up ids never became part of a path: nothing but the start's listing was asked of the cloud.
-    let stats = cluster.bed.cloud().control().stats();
-    assert_eq!(stats.count(Operation::Any), stats.count(Operation::ListBlocks), "{stats:?}");
-    cluster.end().await;
 }

@@ -1,7 +1,7 @@
 //! A simulated cloud with a controller and a node driver an instance, and the calls that Kubernetes makes to them.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs,
     future::Future,
     io::Write,
@@ -48,7 +48,7 @@ pub(crate) struct Cluster {
 #[derive(Clone, Debug)]
 pub(crate) struct Pvc {
     pub(crate) id: String,
-    pub(crate) volume_context: HashMap<String, String>,
+    pub(crate) volume_context: BTreeMap<String, String>,
     pub(crate) capability: VolumeCapability,
 }
 
@@ -94,7 +94,7 @@ impl Cluster {
         Ok(Pvc { id: volume.volume_id, volume_context: volume.volume_context, capability: capability.clone() })
     }
 
-    pub(crate) async fn attach(&self, node: usize, pvc: &Pvc) -> Result<HashMap<String, String>, Status> {
+    pub(crate) async fn attach(&self, node: usize, pvc: &Pvc) -> Result<BTreeMap<String, String>, Status> {
         let request = ControllerPublishVolumeRequest {
             volume_id: pvc.id.clone(),
             node_id: self.instances[node].id.clone(),
@@ -133,7 +133,7 @@ impl Cluster {
         &self,
         node: usize,
         pvc: &Pvc,
-        context: &HashMap<String, String>,
+        context: &BTreeMap<String, String>,
     ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
         let request = NodeStageVolumeRequest {
             volume_id: pvc.id.clone(),
@@ -150,7 +150,7 @@ impl Cluster {
         &self,
         node: usize,
         pvc: &Pvc,
-        context: &HashMap<String, String>,
+        context: &BTreeMap<String, String>,
     ) -> Result<(), Status> {
         let target = self.target(node, pvc);
         fs::create_dir_all(target.parent().unwrap()).unwrap();
@@ -212,7 +212,7 @@ pub(crate) fn gib(size: u64) -> i64 {
 }
 
 pub(crate) fn region() -> csi::Topology {
-    csi::Topology { segments: HashMap::from([("region".to_owned(), "EWR".to_owned())]) }
+    csi::Topology { segments: BTreeMap::from([("region".to_owned(), "EWR".to_owned())]) }
 }
 
 pub(crate) fn mounted(fs_type: &str) -> VolumeCapability {

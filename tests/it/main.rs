@@ -2,6 +2,8 @@
 //!
 //! Needs root and loop devices; where there are none each test says so and counts as skipped by name.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod bad_input;
 mod cluster;
 mod http;

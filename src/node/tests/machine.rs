@@ -231,6 +231,7 @@ impl Machine {
             target_path: self.path(target),
             access: Access::Mount { fs_type: None, flags: Vec::new() },
             read_only,
+            single_writer: false,
             attachment: Some(Attachment { serial: SERIAL.to_owned(), size: None }),
         }
     }

@@ -1,7 +1,7 @@
 //! The life itself: the calls of the external sidecars and of two kubelets, in their order.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
@@ -38,7 +38,7 @@ const RAW_BYTES: u64 = 4 << 20;
 /// Where in the raw volume is written.
 const RAW_OFFSET: u64 = GIB;
 
-type Named = HashMap<String, String>;
+type Named = BTreeMap<String, String>;
 
 /// Tells the whole life and says in how many steps.
 pub(crate) async fn live(bed: &mut Bed, fs_type: &str) -> Outcome<u32> {
@@ -240,7 +240,7 @@ impl Stage {
             name: name.to_owned(),
             capacity_range: Some(CapacityRange { required_bytes: signed(SIZE), limit_bytes: 0 }),
             volume_capabilities: vec![capability.clone()],
-            parameters: HashMap::from([("disk_type".to_owned(), "nvme".to_owned())]),
+            parameters: BTreeMap::from([("disk_type".to_owned(), "nvme".to_owned())]),
             accessibility_requirements: Some(TopologyRequirement {
                 requisite: vec![topology.clone()],
                 preferred: vec![topology],

@@ -70,7 +70,8 @@ impl Guest {
         // virtio-blk prints its serial without a newline.
         fs::write(aside.join("serial"), serial)?;
         let kernel = Path::new("/sys/class/block").join(name);
-        for attribute in ["dev", "size"] {
+        // Kernels before 5.15 have no diskseq; the link then leads nowhere, which reads as absent.
+        for attribute in ["dev", "size", "diskseq"] {
             symlink(kernel.join(attribute), aside.join(attribute))?;
         }
         ignore_absent(fs::remove_dir_all(&place))?;
