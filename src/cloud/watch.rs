@@ -27,6 +27,10 @@ const PAUSE_PER_PAGE: Duration = Duration::from_millis(200);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// So many waits in so long a time are few.
+const QUIET_WAITS: usize = 3;
+const QUIET: Duration = Duration::from_secs(5);
+
 /// When waiting ends with an error that the caller can repeat.
 const LONGEST_WAIT: Duration = Duration::from_secs(180);
 
@@ -48,7 +52,7 @@ impl Awaited {
     fn usual(self) -> Duration {
         match self {
             Self::Created => Duration::from_secs(1),
-            Self::Attached | Self::Detached => Duration::from_secs(2),
+            Self::Attached | Self::Detached => Duration::from_millis(2500),
             Self::Grown => Duration::from_millis(500),
         }
     }
@@ -84,6 +88,8 @@ struct State {
     /// When the next listing may begin.
     rested: Option<Instant>,
     answering: bool,
+    /// When the waits of late began.
+    waits: Vec<Instant>,
     usual: HashMap<Awaited, Duration>,
 }
 
@@ -121,7 +127,9 @@ impl Watcher {
     ) -> Result<T, Error> {
         let usual = self.lock().usual.get(&awaited.alike()).copied().unwrap_or(awaited.usual());
         let mut pause = (usual / 4).max(SHORTEST_PAUSE);
-        let mut due = since + usual;
+        let usually = since + usual;
+        // With little going on a look ahead of time costs the account nothing that others need.
+        let mut due = if self.is_quiet() { since + usual / 2 } else { usually };
         let mut late = false;
         let mut last = String::from("nothing could be learnt");
         while since.elapsed() < LONGEST_WAIT {
@@ -136,9 +144,12 @@ impl Watcher {
                 Err(CloudError::NotFound(_)) => return Err(Error::VolumeNotFound(id.to_string())),
                 Err(error) => last = error.to_string(),
             }
-            if Instant::now() >= due {
+            let now = Instant::now();
+            if due < usually && now >= due {
+                due = usually;
+            } else if now >= due {
                 late = true;
-                due = Instant::now() + pause;
+                due = now + pause;
                 pause = (pause * 3 / 2).min(LONGEST_PAUSE);
             }
         }
@@ -172,6 +183,15 @@ impl Watcher {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that something is waited for, and tells whether that is rare at the moment.
+    fn is_quiet(&self) -> bool {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.waits.retain(|began| now.duration_since(*began) < QUIET);
+        state.waits.push(now);
+        state.waits.len() <= QUIET_WAITS
     }
 
     /// The first look comes when things are usually done: a look too early costs a request, one too late some time.
