@@ -40,6 +40,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The pause before a busy or uncertain cloud is asked again; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// How long after a request without a certain answer, or after the start of this process (an earlier one may have died
+/// between a request and its effect), what the cloud shows counts as what came of it.
+const SETTLING: Duration = Duration::from_secs(2);
+/// The same after a request that was slow to fail: its effect may be as slow as its answer.
+const SETTLING_SLOW: Duration = Duration::from_secs(30);
 
 /// What can be under way for a volume, or for a name.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,6 +120,12 @@ struct Inner {
     regions: tokio::sync::Mutex<Option<(Instant, Arc<Vec<Region>>)>>,
     /// When this process began: an index from before a create of an earlier process could take effect proves nothing.
     begun: Instant,
+    /// Names of which a POST has gone out that nobody has answered for certain, and since when a listing proves what came
+    /// of it. It outlives the operation, whose retry must not take an older listing for proof.
+    unanswered: Mutex<HashMap<String, Instant>>,
+    /// Volumes that an attach has gone out for whose end nobody has seen, and when: that such a volume is on no instance
+    /// proves nothing yet.
+    attaching: Mutex<HashMap<VolumeId, Instant>>,
     /// When each volume was last changed by us, for clouds that want a pause between changes.
     changed: Mutex<HashMap<VolumeId, Instant>>,
 }
@@ -132,6 +143,8 @@ impl Controller {
                 home,
                 regions: tokio::sync::Mutex::new(None),
                 begun: Instant::now(),
+                unanswered: Mutex::default(),
+                attaching: Mutex::default(),
                 changed: Mutex::default(),
             }),
         }
@@ -205,6 +218,14 @@ impl Controller {
             .await
     }
 
+    /// How a volume stands, with its type, which a shared listing does not tell.
+    ///
+    /// # Errors
+    /// [`Error::VolumeNotFound`] if the cloud has no such volume.
+    pub async fn get_whole(&self, id: VolumeId) -> Result<Volume, Error> {
+        self.inner.cloud.volume(&id).await.map_err(|cause| unread(&id, cause))
+    }
+
     /// How a volume stands.
     ///
     /// # Errors
@@ -217,11 +238,21 @@ impl Controller {
 impl Inner {
     /// How a volume stands, by a read that begins now.
     async fn read(&self, id: &VolumeId) -> Result<Volume, Error> {
-        self.watcher.read(id).await.map_err(|cause| match cause {
-            CloudError::NotFound(_) => Error::VolumeNotFound(id.to_string()),
-            cause => Error::Cloud { doing: format!("reading volume {id}"), cause },
-        })
+        self.watcher.read(id).await.map_err(|cause| unread(id, cause))
     }
+}
+
+/// The error of a read.
+fn unread(id: &VolumeId, cause: CloudError) -> Error {
+    match cause {
+        CloudError::NotFound(_) => Error::VolumeNotFound(id.to_string()),
+        cause => Error::Cloud { doing: format!("reading volume {id}"), cause },
+    }
+}
+
+/// How long a request that failed after `took` may still be on its way to its effect.
+fn settling(took: Duration) -> Duration {
+    if took > SETTLING { SETTLING_SLOW } else { SETTLING }
 }
 
 /// The pauses between tries against a busy or silent cloud.

@@ -68,7 +68,8 @@ unit() {
     fi
 }
 
-go_tests() { (cd "$1" && go vet ./... && go test -count=1 -v ./...); }
+# Without the lines that only say that a test begins
+go_tests() { (cd "$1" && go vet ./... && go test -count=1 -v ./... | { grep -vE '^=== (RUN|PAUSE|CONT|NAME) ' || true; }); }
 
 contract() {
     local module

@@ -49,7 +49,7 @@ impl Names {
             return Ok(());
         }
         let begun = Instant::now();
-        for volume in watcher.list().await? {
+        for volume in watcher.list_whole().await? {
             self.insert(&volume);
         }
         *listed = Some(begun);

@@ -7,7 +7,7 @@
 //! proves nothing, so the volume itself is then asked for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -26,6 +26,9 @@ const GATHERING: Duration = Duration::from_millis(30);
 const PAUSE_PER_PAGE: Duration = Duration::from_millis(200);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How often an account that changes while it is listed is listed again.
+const LISTING_TRIES: usize = 3;
 
 /// So many waits in so long a time are few.
 const QUIET_WAITS: usize = 3;
@@ -160,25 +163,46 @@ impl Watcher {
         )))
     }
 
-    /// All volumes of the account, by a listing that begins now.
+    /// All volumes of the account, by a listing that begins now; one that changes meanwhile may hide some.
     ///
     /// # Errors
     /// The cloud's, if any page cannot be had.
     pub async fn list(&self) -> Result<Vec<Volume>, CloudError> {
-        let mut volumes = Vec::new();
+        Ok(self.list_counted().await?.0)
+    }
+
+    /// All volumes of the account, and not fewer than the cloud counts.
+    ///
+    /// # Errors
+    /// The cloud's, if any page cannot be had or the pages do not add up.
+    pub async fn list_whole(&self) -> Result<Vec<Volume>, CloudError> {
+        for _ in 0..LISTING_TRIES {
+            let (volumes, total) = self.list_counted().await?;
+            let ids: HashSet<_> = volumes.iter().map(|volume| &volume.id).collect();
+            if total.is_none_or(|total| ids.len() as u64 >= total) {
+                return Ok(volumes);
+            }
+        }
+        Err(CloudError::Unknown("the listing has fewer volumes than the cloud counts".to_owned()))
+    }
+
+    async fn list_counted(&self) -> Result<(Vec<Volume>, Option<u64>), CloudError> {
+        let (mut volumes, mut total) = (Vec::new(), None);
+        let mut cursors: HashSet<String> = HashSet::new();
         let mut cursor: Option<String> = None;
         loop {
             let page = self.cloud.list_volumes(cursor.as_deref(), self.cloud.profile().page_size).await?;
             volumes.extend(page.volumes);
-            match page.next {
-                // A cloud that sends us in circles would have us list for ever.
-                Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
-                Some(next) => return Err(CloudError::Unknown(format!("page {next} of a listing follows itself"))),
-                None => break,
+            total = page.total.or(total);
+            let Some(next) = page.next else { break };
+            // A cloud that sends us in circles would have us list for ever.
+            if !cursors.insert(next.clone()) {
+                return Err(CloudError::Unknown(format!("page {next} of a listing comes twice")));
             }
+            cursor = Some(next);
         }
         self.lock().total = Some(volumes.len() as u64);
-        Ok(volumes)
+        Ok((volumes, total))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -10,20 +10,31 @@
 //! A detach names no instance in Vultr's API, so it is sent only on the strength of a read that shows the volume on
 //! the instance asked about, and never again without another one.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::{Inner, Pauses};
+use super::{Inner, Pauses, SETTLING, SETTLING_SLOW, settling};
 use crate::{
-    cloud::{CloudError, Volume, VolumeState, queue::Change, watch::Awaited},
+    cloud::{
+        CloudError, Volume, VolumeState,
+        queue::{Change, Turn},
+        watch::Awaited,
+    },
     error::Error,
     volume::{NodeId, VolumeId},
 };
 
 /// A read older than this, because its operation had to queue, no longer entitles to a detach.
 const PROOF_KEPT: Duration = Duration::from_secs(10);
+
+/// How long a change keeps its instance's turn.
+const TURN_KEPT: Duration = Duration::from_secs(30);
 
 /// How long an attach that is refused without a reason that can be seen is tried again.
 const REFUSALS_TRIED: Duration = Duration::from_secs(15);
@@ -32,6 +43,7 @@ impl Inner {
     pub(super) async fn attach(&self, id: &VolumeId, node: &NodeId) -> Result<Volume, Error> {
         let mut pauses = Pauses::new();
         let mut refused: Option<CloudError> = None;
+        let mut in_doubt = false;
         loop {
             let volume = match self.read(id).await {
                 Ok(volume) => volume,
@@ -44,7 +56,10 @@ impl Inner {
                 Err(error) => return Err(error),
             };
             match &volume.attached_to {
-                Some(on) if on == node => return Ok(volume),
+                Some(on) if on == node => {
+                    self.attaching().remove(id);
+                    return with_serial(volume);
+                }
                 Some(other) => {
                     return Err(Error::AttachedElsewhere { volume: id.to_string(), node: other.to_string() });
                 }
@@ -71,33 +86,44 @@ impl Inner {
             }
             let turn = self.queues.turn(node, Change::Attach).await;
             let asked = Instant::now();
+            self.attaching().insert(id.clone(), asked);
             match self.cloud.attach_volume(id, node).await {
                 Ok(()) => {
-                    let attached = self
+                    let taken = Instant::now();
+                    let on = self
                         .watcher
-                        .until(id, Awaited::Attached, asked, |v| v.attached_to.is_some().then(|| v.clone()))
-                        .await?;
-                    drop(turn);
+                        .until(id, Awaited::Attached, taken, |v| v.attached_to.is_some().then(|| v.clone()));
+                    let attached = holding(turn, on).await?;
+                    self.attaching().remove(id);
                     if attached.attached_to.as_ref() == Some(node) {
                         info!(volume = %id, %node, "attached");
-                        return Ok(attached);
+                        return with_serial(attached);
                     }
                 }
                 // The instance is busy with something that is not ours.
                 Err(cause @ CloudError::Busy(_)) => {
+                    if !in_doubt {
+                        self.attaching().remove(id);
+                    }
                     if !pauses.wait().await {
                         return Err(Error::Cloud { doing: format!("attaching volume {id} to {node}"), cause });
                     }
                 }
                 Err(cause) if cause.outcome_is_unknown() => {
                     warn!(volume = %id, %node, error = %cause, "not known whether the attach was taken");
+                    in_doubt = true;
                     if !pauses.wait().await {
                         let subject = format!("attaching volume {id} to {node}");
                         return Err(Error::OutcomeUnknown { subject, cause });
                     }
                 }
                 // The truth is what the volume says: it may be attached already, or gone.
-                Err(cause) => refused = Some(cause),
+                Err(cause) => {
+                    if !in_doubt {
+                        self.attaching().remove(id);
+                    }
+                    refused = Some(cause);
+                }
             }
         }
     }
@@ -132,7 +158,13 @@ impl Inner {
                 Err(error) => return Err(error),
             };
             let node = match (volume.attached_to, from) {
-                (None, _) => return Ok(()),
+                (None, _) => match self.proves_detached(id, read) {
+                    None => return Ok(()),
+                    Some(when) => {
+                        tokio::time::sleep_until(when).await;
+                        continue;
+                    }
+                },
                 (Some(on), Some(from)) if on != *from => return Ok(()),
                 (Some(on), _) => on,
             };
@@ -151,12 +183,10 @@ impl Inner {
             let asked = Instant::now();
             match self.cloud.detach_volume(id, &node).await {
                 Ok(()) => {
-                    let off = self
-                        .watcher
-                        .until(id, Awaited::Detached, asked, |v| (v.attached_to.as_ref() != Some(&node)).then_some(()))
-                        .await;
-                    drop(turn);
-                    return match off {
+                    let off = self.watcher.until(id, Awaited::Detached, Instant::now(), |v| {
+                        (v.attached_to.as_ref() != Some(&node)).then_some(())
+                    });
+                    return match holding(turn, off).await {
                         Ok(()) | Err(Error::VolumeNotFound(_)) => {
                             info!(volume = %id, %node, "detached");
                             Ok(())
@@ -167,10 +197,32 @@ impl Inner {
                 // Also "not currently attached" and the API's flat "unable to detach": a read tells which.
                 Err(cause) => {
                     warn!(volume = %id, %node, error = %cause, "the detach was not taken for certain");
+                    drop(turn);
+                    if cause.outcome_is_unknown() {
+                        // It may still come, and would take the volume from wherever it is by then: nothing is sent or
+                        // reported before it can have come.
+                        tokio::time::sleep(settling(asked.elapsed())).await;
+                    }
                     refused = Some(cause);
                 }
             }
         }
+    }
+
+    fn attaching(&self) -> MutexGuard<'_, HashMap<VolumeId, Instant>> {
+        self.attaching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` if a read of that time which shows the volume on no instance proves that none will have it; else when
+    /// to read again. An attach that nobody saw the end of, ours or an earlier process's, may still be coming.
+    fn proves_detached(&self, id: &VolumeId, read: Instant) -> Option<Instant> {
+        let of_ours = self.attaching().get(id).map(|asked| *asked + SETTLING_SLOW);
+        let settled = of_ours.unwrap_or(self.begun + SETTLING).max(self.begun + SETTLING);
+        if read >= settled {
+            self.attaching().remove(id);
+            return None;
+        }
+        Some(settled)
     }
 
     /// Whether the volume is no longer on `node`, by a read that begins now.
@@ -181,4 +233,26 @@ impl Inner {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Waits with the instance's turn, but not for longer than a change usually takes: should the instance never answer,
+/// others go on, and the cloud's own lock keeps them apart.
+async fn holding<T>(turn: Turn, wait: impl Future<Output = T>) -> T {
+    let mut wait = std::pin::pin!(wait);
+    if let Ok(done) = timeout(TURN_KEPT, &mut wait).await {
+        return done;
+    }
+    drop(turn);
+    wait.await
+}
+
+/// A node can prove a disk only by a serial.
+fn with_serial(volume: Volume) -> Result<Volume, Error> {
+    if volume.serial.is_empty() {
+        return Err(Error::NotYet(format!(
+            "volume {} is attached, but the cloud does not show its serial yet",
+            volume.id
+        )));
+    }
+    Ok(volume)
 }

@@ -11,25 +11,22 @@
 //! Nothing is ever deleted here. While it is not known whether a volume was made, every error is one that the
 //! provisioner repeats the call on, so that a volume which does exist is never given up.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Inner, Pauses, size_for};
+use super::{Inner, Pauses, SETTLING, SETTLING_SLOW, settling, size_for};
 use crate::{
     cloud::{CloudError, NewVolume, Region, Volume, VolumeState, VolumeType, watch::Awaited},
     error::Error,
     volume::Gib,
 };
 
-/// How long after an unanswered POST, or after the start of this process (an earlier one may have died between a POST
-/// and its effect), a listing that lacks the name proves that there is none.
-const SETTLING: Duration = Duration::from_secs(2);
-/// The same after a POST that timed out: its effect may be as slow as its answer.
-const SETTLING_SLOW: Duration = Duration::from_secs(30);
-/// Past this a POST counts as timed out rather than cut off.
-const SLOW: Duration = Duration::from_secs(20);
 /// What regions offer changes rarely.
 const REGIONS_KEPT: Duration = Duration::from_secs(600);
 
@@ -54,6 +51,10 @@ impl Inner {
         let mut pauses = Pauses::new();
         let mut known_since = self.begun;
         let settled = self.begun + SETTLING;
+        if let Some(proven) = self.unanswered().get(&wanted.name).copied() {
+            known_since = known_since.max(proven);
+        }
+        tokio::time::sleep_until(known_since).await;
         loop {
             let mut found = self.find(&wanted, known_since).await?;
             if found.is_none() && known_since < settled {
@@ -62,13 +63,19 @@ impl Inner {
                 found = self.find(&wanted, known_since).await?;
             }
             if let Some(volume) = found {
+                self.unanswered().remove(&wanted.name);
                 agree(&volume, &wanted, size)?;
                 return self.once_active(volume, Instant::now()).await;
             }
             let region = self.region_for(&wanted).await?;
             let new = NewVolume { name: wanted.name.clone(), size, volume_type: wanted.volume_type, region };
             let asked = Instant::now();
-            match self.cloud.create_volume(&new).await {
+            self.unanswered().insert(new.name.clone(), asked + SETTLING_SLOW);
+            let answer = self.cloud.create_volume(&new).await;
+            if !answer.as_ref().is_err_and(CloudError::outcome_is_unknown) {
+                self.unanswered().remove(&new.name);
+            }
+            match answer {
                 Ok(volume) => {
                     self.names.insert(&volume);
                     info!(volume = %volume.id, name = new.name, size = %new.size, "created");
@@ -76,9 +83,9 @@ impl Inner {
                 }
                 Err(cause) if cause.outcome_is_unknown() => {
                     warn!(name = new.name, error = %cause, "not known whether the volume was made");
-                    let settling = if asked.elapsed() > SLOW { SETTLING_SLOW } else { SETTLING };
-                    tokio::time::sleep(settling).await;
-                    known_since = Instant::now();
+                    known_since = Instant::now() + settling(asked.elapsed());
+                    self.unanswered().insert(new.name.clone(), known_since);
+                    tokio::time::sleep_until(known_since).await;
                     if !pauses.wait().await {
                         return Err(Error::OutcomeUnknown { subject: format!("creating volume {}", new.name), cause });
                     }
@@ -128,6 +135,10 @@ impl Inner {
         Ok(found)
     }
 
+    fn unanswered(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn once_active(&self, volume: Volume, since: Instant) -> Result<Volume, Error> {
         if volume.state == VolumeState::Active {
             return Ok(volume);
@@ -138,7 +149,12 @@ impl Inner {
             .until(&volume.id, Awaited::Created, since, |seen| {
                 (seen.state == VolumeState::Active).then(|| seen.clone())
             })
-            .await?;
+            .await
+            .map_err(|error| match error {
+                // The cloud has just told of it: NOT_FOUND would be final, and the volume given up.
+                Error::VolumeNotFound(id) => Error::NotYet(format!("volume {id} was made, but is not shown yet")),
+                error => error,
+            })?;
         // Rows of a listing do not tell the type.
         active.volume_type = active.volume_type.or(kind);
         Ok(active)

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Inner, Pauses, size_for};
+use super::{Inner, Pauses, size_for, unread};
 use crate::{
     cloud::{CloudError, Volume, watch::Awaited},
     error::Error,
@@ -17,10 +17,7 @@ impl Inner {
         let mut pauses = Pauses::new();
         loop {
             // Asked for by itself, since rows of a listing do not tell the type, whose limits apply.
-            let volume = self.cloud.volume(id).await.map_err(|cause| match cause {
-                CloudError::NotFound(_) => Error::VolumeNotFound(id.to_string()),
-                cause => Error::Cloud { doing: format!("reading volume {id}"), cause },
-            })?;
+            let volume = self.cloud.volume(id).await.map_err(|cause| unread(id, cause))?;
             if limit_bytes != 0 && volume.size.bytes() > limit_bytes {
                 return Err(Error::OutOfRange(format!(
                     "volume {id} has {}, more than the limit of {limit_bytes} bytes; volumes cannot shrink",
@@ -36,9 +33,9 @@ impl Inner {
             let size = size_for(kind, required_bytes, limit_bytes)?;
             self.rest_between_changes(id).await;
             let asked = Instant::now();
+            self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), asked);
             match self.cloud.grow_volume(id, size).await {
                 Ok(()) => {
-                    self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), asked);
                     let mut grown = self
                         .watcher
                         .until(id, Awaited::Grown, asked, |seen| (seen.size >= size).then(|| seen.clone()))
@@ -54,6 +51,15 @@ impl Inner {
                     }
                 }
                 Err(CloudError::NotFound(_)) => return Err(Error::VolumeNotFound(id.to_string())),
+                // Perhaps because an earlier request, whose answer was lost, has had its effect by now.
+                Err(cause @ CloudError::Refused { .. }) => {
+                    self.changed.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+                    let now = self.cloud.volume(id).await.map_err(|cause| unread(id, cause))?;
+                    if now.size >= size {
+                        return Ok(now);
+                    }
+                    return Err(Error::Cloud { doing: format!("growing volume {id} to {size}"), cause });
+                }
                 Err(cause) => return Err(Error::Cloud { doing: format!("growing volume {id} to {size}"), cause }),
             }
         }

@@ -49,6 +49,31 @@ async fn a_lost_reply_to_a_create_never_makes_a_second_volume() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_after_a_lost_reply_that_could_not_be_cleared_up_makes_no_second_volume() {
+    let cloud = Model::new();
+    let controller = cloud.controller();
+    controller.create(wanted("pvc-0")).await.unwrap();
+    cloud.fault("create", Fault::LostAfter);
+    cloud.fault("list", Fault::LostBefore);
+    assert_eq!(controller.create(wanted("pvc-1")).await.unwrap_err().code(), Code::Unavailable);
+    controller.create(wanted("pvc-1")).await.unwrap();
+    assert_eq!(cloud.volumes().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detach_waits_for_an_attach_that_may_still_be_coming() {
+    let mut cloud = Model::new();
+    cloud.moving = Duration::from_secs(20);
+    let controller = cloud.controller();
+    let id = controller.create(wanted("pvc-1")).await.unwrap().id;
+    let attach = tokio::time::timeout(Duration::from_secs(5), controller.inner.attach(&id, &node(1))).await;
+    assert!(attach.is_err(), "it was given up half-way");
+    controller.detach(id, Some(node(1))).await.unwrap();
+    assert_eq!(cloud.volumes()[0].attached_to, None);
+    assert_eq!(cloud.requests("detach"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_process_that_dies_in_a_create_leaves_one_volume() {
     for died_after in 0..60 {
         let cloud = Model::new();

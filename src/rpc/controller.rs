@@ -83,7 +83,7 @@ impl ControllerService {
             return Err(Error::invalid("volume_capabilities", "have one that is neither block nor mount"));
         }
         let id = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
-        let volume = self.controller.get(id).await?;
+        let volume = self.controller.get_whole(id).await?;
         let mutable = request.mutable_parameters.keys().min();
         let immutable = |key| Error::invalid("mutable_parameters", format!("'{key}' cannot be modified here"));
         let refusal =
@@ -91,7 +91,7 @@ impl ControllerService {
                 let parameters = request.parameters.clone().into_iter().collect();
                 match (self.profile.volume_type)(&parameters) {
                     // Only a type that was asked for can be the wrong one.
-                    Ok(asked) if !parameters.is_empty() && volume.volume_type.is_some_and(|is| is != asked) => {
+                    Ok(asked) if !parameters.is_empty() && volume.volume_type != Some(asked) => {
                         Some(Error::invalid("parameters", format!("ask for {asked}, which the volume is not")))
                     }
                     Ok(_) => None,

@@ -23,6 +23,8 @@ use tokio::time::Instant;
 use tonic::{Code, Response, Status, transport::Channel};
 use vultr_sim::{Behaviour, InstanceView, Simulation};
 
+/// Goes with every stage, and must never be seen again.
+const SECRET: &str = "canary-of-a-secret";
 pub(crate) const GIB: u64 = 1 << 30;
 /// How long a call may be repeated until it has to succeed.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -67,6 +69,12 @@ impl Cluster {
 
     /// Ends everything; nothing may be left in the cloud or on the machine.
     pub(crate) async fn end(self) {
+        let names = self.instances.iter().map(|instance| instance.label.as_str()).chain(["controller"]);
+        for name in names {
+            let log = fs::read_to_string(self.bed.dir().join(format!("{name}.log"))).unwrap();
+            let secrets = [self.bed.cloud().token(), SECRET];
+            assert!(secrets.iter().all(|secret| !log.contains(secret)), "a secret is in the log of {name}");
+        }
         let left = self.bed.cloud().control().leftovers().unwrap();
         assert!(left.is_empty(), "{left:?}\n{}", self.bed.last_words(60));
         let down = self.bed.down().await.unwrap();
@@ -141,7 +149,7 @@ impl Cluster {
             staging_target_path: self.staging(node, pvc),
             volume_capability: Some(pvc.capability.clone()),
             volume_context: pvc.volume_context.clone(),
-            ..Default::default()
+            secrets: [("passphrase".to_owned(), SECRET.to_owned())].into(),
         };
         self.nodes[node].clone().node_stage_volume(request).await
     }

@@ -11,3 +11,4 @@ mod killed;
 mod many;
 mod memory;
 mod rooms;
+mod shown;

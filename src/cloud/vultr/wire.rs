@@ -53,16 +53,14 @@ pub(super) struct Block {
     size_gb: u64,
     region: String,
     attached_to_instance: String,
-    #[serde(default)]
-    label: String,
-    mount_id: String,
+    label: Option<String>,
+    /// Perhaps not there before the volume is; an attach is not reported without it.
+    mount_id: Option<String>,
     /// Left out of the rows of a listing.
     #[serde(rename = "block_type")]
     kind: Option<String>,
-    #[serde(default)]
-    bootable: bool,
-    #[serde(default)]
-    date_created: String,
+    bootable: Option<bool>,
+    date_created: Option<String>,
 }
 
 impl TryFrom<Block> for Volume {
@@ -79,7 +77,7 @@ impl TryFrom<Block> for Volume {
         };
         Ok(Self {
             id,
-            name: block.label,
+            name: block.label.unwrap_or_default(),
             size: Gib(block.size_gb),
             volume_type: match block.kind.as_deref() {
                 Some("high_perf") => Some(&NVME),
@@ -88,14 +86,14 @@ impl TryFrom<Block> for Volume {
             },
             region: block.region.to_ascii_lowercase(),
             attached_to,
-            serial: block.mount_id,
+            serial: block.mount_id.unwrap_or_default(),
             state: match block.status.as_str() {
                 "active" => VolumeState::Active,
                 "pending" => VolumeState::Pending,
                 other => VolumeState::Other(other.to_owned()),
             },
-            bootable: block.bootable,
-            created: block.date_created,
+            bootable: block.bootable.unwrap_or_default(),
+            created: block.date_created.unwrap_or_default(),
         })
     }
 }
@@ -114,6 +112,8 @@ const TEXTS: &[(&str, Meaning)] = &[
     // vultr-csi, for one hour in 2025-11.
     ("block storage subscription not found", CloudError::NotFound),
     ("subscription id not found", CloudError::NotFound),
+    // The Terraform provider takes this text for gone, whatever its status.
+    ("instance not found", CloudError::NotFound),
     // vultr-csi: while another volume of the instance is being attached or detached.
     ("currently locked", CloudError::Busy),
     ("instance is locked", CloudError::Busy),
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_a_decision_rests_on_is_never_made_up() {
-        for missing in ["attached_to_instance", "status", "size_gb", "mount_id", "region", "id"] {
+        for missing in ["attached_to_instance", "status", "size_gb", "region", "id"] {
             let without = SHOWN.replace(&format!("\"{missing}\""), "\"other\"");
             assert!(matches!(volume(&without), Err(CloudError::Unknown(_))), "{missing}");
         }

@@ -74,8 +74,10 @@ impl Spec {
         parts.join(" > ")
     }
 
-    fn message(&self) -> &str {
-        self.failure.as_ref().and_then(|failure| failure.message.as_deref()).unwrap_or_default()
+    /// How its message begins; the rest is a dump of values.
+    fn message(&self) -> String {
+        let message = self.failure.as_ref().and_then(|failure| failure.message.as_deref()).unwrap_or_default();
+        message.lines().take(4).collect::<Vec<_>>().join("\n    ")
     }
 }
 
