@@ -29,6 +29,9 @@ pub(crate) const GIB: u64 = 1 << 30;
 /// How long a call may be repeated until it has to succeed.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Held by tests that load the machine, or count what would be asked twice on a loaded one: they take turns.
+pub(crate) static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Why this machine cannot run the tests, printed once for each, or nothing.
 pub(crate) fn skipped(test: &str) -> bool {
     let able = nix::unistd::geteuid().is_root() && Simulation::may_have_disks();

@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use vultr_sim::Behaviour;
 
-use crate::cluster::{Cluster, mounted, repeated, skipped};
+use crate::cluster::{Cluster, TURN, mounted, repeated, skipped};
 
 /// Each life is hit in its create, attach, stage (mkfs) and growth: 13 lives are 52 kills.
 const LIVES: u64 = 13;
@@ -29,6 +29,7 @@ async fn a_killed_driver_leaves_one_volume_with_its_data() {
     if skipped("a_killed_driver_leaves_one_volume_with_its_data") {
         return;
     }
+    let _turn = TURN.lock().await;
     let seed = std::env::var("SEED")
         .ok()
         .and_then(|seed| seed.parse().ok())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join_all, try_join_all};
 use vultr_sim::{Behaviour, Operation};
 
-use crate::cluster::{Cluster, mounted, skipped};
+use crate::cluster::{Cluster, TURN, mounted, skipped};
 
 /// Twenty lives at once on four instances with this many other volumes in the account.
 async fn twenty_lives(others: usize) {
@@ -44,6 +44,7 @@ async fn twenty_lives_at_once_cost_at_most_eight_requests_each() {
     if skipped("twenty_lives_at_once_cost_at_most_eight_requests_each") {
         return;
     }
+    let _turn = TURN.lock().await;
     for others in [0, 2_000] {
         twenty_lives(others).await;
     }
