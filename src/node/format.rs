@@ -54,9 +54,8 @@ impl Core {
         let fs = match (found, record) {
             (Content::FileSystem { fs, uuid, complete: true }, Some(record)) => {
                 if fs.as_str() != record.fs || uuid != record.uuid {
-                    let found =
-                        format!("it holds {fs} with UUID {uuid}, not what a mkfs of this node was about to make");
-                    return Err(refused(device, found, &self.remove_record(device)));
+                    // The disk was blank when the record was made, so what it holds now is newer, and somebody's.
+                    warn!(volume = %device.volume(), %fs, uuid, "was formatted elsewhere since our own mkfs was cut off");
                 }
                 self.finish(device).await?;
                 fs

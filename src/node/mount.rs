@@ -237,10 +237,16 @@ impl Core {
         let number = mount.device;
         let Some(disk) = disks.into_iter().find(|disk| disk.number == number || disk.partitions.contains(&number))
         else {
+            // Btrfs shows no number of its disk; the node that it names goes with that.
+            let lost_btrfs = record.is_some()
+                && mount.fs_type == FsType::Btrfs.as_str()
+                && Path::new(&mount.source).starts_with(&self.host.paths().dev_dir)
+                && self.look(Path::new(&mount.source)).await? == Found::Nothing;
             let is_recorded = record.is_some_and(|record| record.device == number);
             // Numbers of major 0 are of no disk: tmpfs, overlay, NFS. What the kernel has is not gone, though it may
             // not be among the disks with a serial.
-            let is_gone = is_recorded
+            let is_gone = lost_btrfs
+                || is_recorded
                 || (number.major != 0
                     && !self.host.exists(number).await.map_err(|cause| Error::io("look for", &mount.source, cause))?);
             return Ok(if is_gone { Owner::Gone } else { Owner::Other(format!("{} ({number})", mount.fs_type)) });

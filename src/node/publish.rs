@@ -53,7 +53,6 @@ impl Core {
         if staging.device != device.number() {
             return Err(taken(volume, &request.staging_path, staging, &device));
         }
-        alone(request, &mounts, &device)?;
         let mut record = self.record_of(&device).await?;
         let is_half = record.half_published.as_ref() == Some(target);
         match mountinfo::at(&mounts, target) {
@@ -66,6 +65,7 @@ impl Core {
             }
             Some(_) => {}
             None => {
+                alone(request, &mounts, &device)?;
                 writable(staging, read_only)?;
                 if staging.is_read_only() && !read_only {
                     return Err(Error::Precondition(format!(

@@ -25,7 +25,7 @@ use super::{
     format::Wanted,
     host::{DeviceNumber, Open, Serial},
     lock::Lock,
-    mount::{Kind, agree, places_of, taken},
+    mount::{Kind, Owner, agree, places_of, taken},
     mountinfo,
     options::Options,
     record::Staged,
@@ -45,7 +45,16 @@ impl Core {
             Access::Mount { fs_type, flags } => (*fs_type, flags),
         };
         let options = Options::parse(flags, request.read_only)?;
-        let mounts = self.host.mounts().await?;
+        let mut mounts = self.host.mounts().await?;
+        if let Some(mount) = mountinfo::at(&mounts, path)
+            && mount.device != device.number()
+            && matches!(self.owner(volume, mount).await?, Owner::Gone)
+        {
+            // The volume was taken away under its mount, and has come back as another disk.
+            self.clear(volume, path).await?;
+            mounts = self.host.mounts().await?;
+        }
+        let fresh = mountinfo::at(&mounts, path).is_none();
         let fs = match mountinfo::at(&mounts, path) {
             Some(mount) if mount.device != device.number() => return Err(taken(volume, path, mount, &device)),
             Some(mount) => {
@@ -71,8 +80,14 @@ impl Core {
             }
         };
         // Restored into a larger volume, or grown while it was not mounted.
-        if !options.is_read_only() {
-            filesystem::grow(self.host.as_ref(), &device, fs, path, lock).await?;
+        if !options.is_read_only()
+            && let Err(error) = filesystem::grow(self.host.as_ref(), &device, fs, path, lock).await
+        {
+            // The kubelet takes a failed stage for none and never asks for its end: nothing may be left mounted.
+            if fresh && let Err(left) = self.clear(volume, path).await {
+                warn!(%volume, path = %path.display(), error = %left, "a mount is left behind");
+            }
+            return Err(error);
         }
         Ok(())
     }

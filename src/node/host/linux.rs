@@ -3,14 +3,18 @@
 use std::{
     fs,
     io::{self, ErrorKind},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use nix::{
+    fcntl::OFlag,
     mount::{MntFlags, mount, umount2},
     sys::statvfs::statvfs,
+    unistd::syncfs,
 };
+use tracing::warn;
 
 use super::{
     Arrivals, Boot, Counts, DeviceNumber, Disk, Found, Host, MountCall, Open, OpenDisk, Output, Paths, Tool, disk,
@@ -112,7 +116,20 @@ impl Host for Linux {
     async fn unmount(&self, target: &Path, lazy: bool) -> io::Result<()> {
         let target = target.to_owned();
         let how = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
-        blocking(move || Ok(umount2(&target, how | MntFlags::UMOUNT_NOFOLLOW)?)).await
+        blocking(move || {
+            if !lazy {
+                // An unmount writes nothing back while another mount namespace still has the file system, as a
+                // container that was given the host's root does.
+                let directory = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
+                if let Ok(top) = fs::OpenOptions::new().read(true).custom_flags(directory).open(&target)
+                    && let Err(error) = syncfs(&top)
+                {
+                    warn!(path = %target.display(), %error, "what was written could not be brought to the disk");
+                }
+            }
+            Ok(umount2(&target, how | MntFlags::UMOUNT_NOFOLLOW)?)
+        })
+        .await
     }
 
     async fn usage(&self, path: &Path) -> io::Result<(Counts, Counts)> {

@@ -232,14 +232,24 @@ async fn a_stale_record_harms_no_data() {
     let disk = machine.attach(EXT4_MIB);
     cut_off(&machine, &disk, FsType::Ext4).await;
     machine.restart(None);
-    // Elsewhere in between: another file system, then one without a name and another disk of the same serial.
-    mkfs_ext4(&disk);
-    refused(&machine, &disk, FsType::Ext4).await;
+    // In between another disk came under the same serial, and its file system lost its name.
     machine.hide(&disk);
     let other = machine.attach(EXT4_MIB);
     mkfs_ext4(&other);
     other.write(0, &[0; 4096]);
     refused(&machine, &other, FsType::Ext4).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_was_formatted_elsewhere_since_is_mounted_as_it_is() {
+    let Some(mut machine) = Machine::new() else { return };
+    let disk = machine.attach(EXT4_MIB);
+    cut_off(&machine, &disk, FsType::Ext4).await;
+    machine.restart(None);
+    mkfs_ext4(&disk);
+    let before = machine.mkfs_runs();
+    machine.node.stage(machine.stage_of(FsType::Ext4)).await.unwrap();
+    assert_eq!(machine.mkfs_runs(), before);
 }
 
 #[tokio::test]
