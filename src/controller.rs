@@ -250,6 +250,15 @@ fn unread(id: &VolumeId, cause: CloudError) -> Error {
     }
 }
 
+/// Refuses a volume that boots an instance: whatever its name, it was never Kubernetes'.
+fn ours(volume: &Volume) -> Result<(), Error> {
+    if volume.bootable {
+        let problem = format!("volume {} boots an instance; it is none of Kubernetes'", volume.id);
+        return Err(Error::Precondition(problem));
+    }
+    Ok(())
+}
+
 /// How long a request that failed after `took` may still be on its way to its effect.
 fn settling(took: Duration) -> Duration {
     if took > SETTLING { SETTLING_SLOW } else { SETTLING }

@@ -207,11 +207,6 @@ impl Node {
         self.core.system_volumes().await
     }
 
-    /// How many operations are in flight.
-    pub fn in_flight(&self) -> usize {
-        self.operations.len()
-    }
-
     async fn change<T, F>(
         &self,
         volume: VolumeId,

@@ -361,7 +361,7 @@ fn tell(askers: Vec<Answer>, answer: &Result<Volume, CloudError>) {
 }
 
 /// How a volume stands, for a message.
-pub fn standing(volume: &Volume) -> String {
+fn standing(volume: &Volume) -> String {
     let place =
         volume.attached_to.as_ref().map_or_else(|| "unattached".to_owned(), |node| format!("attached to {node}"));
     format!("{}, {} and {place}", volume.state, volume.size)

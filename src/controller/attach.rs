@@ -19,7 +19,7 @@ use std::{
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::{Inner, Pauses, SETTLING, SETTLING_SLOW, settling};
+use super::{Inner, Pauses, SETTLING, SETTLING_SLOW, ours, settling};
 use crate::{
     cloud::{
         CloudError, Volume, VolumeState,
@@ -65,9 +65,7 @@ impl Inner {
                 }
                 None => {}
             }
-            if volume.bootable {
-                return Err(Error::Precondition(format!("volume {id} boots an instance; it is none of Kubernetes'")));
-            }
+            ours(&volume)?;
             if let Some(cause) = refused.take() {
                 // It may be an earlier attach, still under way, that this one was refused for.
                 let last = pauses.began.elapsed() > REFUSALS_TRIED;
@@ -157,7 +155,7 @@ impl Inner {
                 }
                 Err(error) => return Err(error),
             };
-            let node = match (volume.attached_to, from) {
+            let node = match (&volume.attached_to, from) {
                 (None, _) => match self.proves_detached(id, read) {
                     None => return Ok(()),
                     Some(when) => {
@@ -165,12 +163,10 @@ impl Inner {
                         continue;
                     }
                 },
-                (Some(on), Some(from)) if on != *from => return Ok(()),
-                (Some(on), _) => on,
+                (Some(on), Some(from)) if on != from => return Ok(()),
+                (Some(on), _) => on.clone(),
             };
-            if volume.bootable {
-                return Err(Error::Precondition(format!("volume {id} boots an instance; it is none of Kubernetes'")));
-            }
+            ours(&volume)?;
             if let Some(cause) = refused.take()
                 && !pauses.wait().await
             {

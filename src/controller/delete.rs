@@ -2,7 +2,7 @@
 
 use tracing::info;
 
-use super::{Inner, Pauses};
+use super::{Inner, Pauses, ours};
 use crate::{cloud::CloudError, error::Error, volume::VolumeId};
 
 impl Inner {
@@ -17,9 +17,7 @@ impl Inner {
                 }
                 Err(error) => return Err(error),
             };
-            if volume.bootable {
-                return Err(Error::Precondition(format!("volume {id} boots an instance; it is none of Kubernetes'")));
-            }
+            ours(&volume)?;
             if let Some(node) = &volume.attached_to {
                 // Vultr leaves a deleted instance's volumes behind; such an attachment is nobody's.
                 match self.cloud.instance_exists(node).await {
