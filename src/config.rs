@@ -108,6 +108,10 @@ struct NodeFlags {
     /// The node's own small records; must survive a restart of the driver [default: a folder next to the socket]
     #[arg(long, env = "CSI_STATE_DIR")]
     state_dir: Option<PathBuf>,
+    /// The kubelet's directory, such as /var/lib/kubelet: then only what is below it is mounted on, and links in it are
+    /// not followed [default: any path is taken]
+    #[arg(long, env = "CSI_KUBELET_DIR")]
+    kubelet_dir: Option<PathBuf>,
     /// Slots of an instance that are not the driver's
     #[arg(long, env = "CSI_RESERVED_VOLUMES", default_value = "0")]
     reserved_volumes: u32,
@@ -172,6 +176,8 @@ pub struct NodeConfig {
     pub sysfs_dir: PathBuf,
     /// The node's own records.
     pub state_dir: PathBuf,
+    /// The kubelet's directory, if it is told.
+    pub kubelet_dir: Option<PathBuf>,
     /// Slots that are not the driver's.
     pub reserved_volumes: u32,
     /// A ceiling on the volumes.
@@ -295,12 +301,17 @@ impl NodeFlags {
         if self.max_volumes_per_node == Some(0) {
             mistakes.add("--max-volumes-per-node", "give 1 or more; to Kubernetes 0 means no limit");
         }
+        let kubelet_dir = self.kubelet_dir.filter(|dir| !dir.as_os_str().is_empty());
+        if kubelet_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+            mistakes.add("--kubelet-dir", "give an absolute path, such as /var/lib/kubelet");
+        }
         let beside = endpoint.parent().unwrap_or(Path::new("/")).join("state");
         NodeConfig {
             node_id,
             device_dir: self.device_dir,
             sysfs_dir: self.sysfs_dir,
             state_dir: self.state_dir.unwrap_or(beside),
+            kubelet_dir,
             reserved_volumes: self.reserved_volumes,
             max_volumes_per_node: self.max_volumes_per_node,
         }

@@ -92,6 +92,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             sysfs_dir: settings.sysfs_dir.clone(),
             dev_dir: "/dev".into(),
             state_dir: settings.state_dir.clone(),
+            kubelet_dir: settings.kubelet_dir.clone(),
         };
         let host = Linux::new(paths).map_err(|error| RunError::Failed(error.to_string()))?;
         let node = Node::new(Arc::new(host), config.profile, tasks.clone());

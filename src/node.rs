@@ -14,6 +14,7 @@ mod expand;
 mod filesystem;
 mod format;
 pub mod host;
+mod key;
 pub mod lock;
 mod mount;
 pub mod mountinfo;
@@ -32,10 +33,12 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 pub use self::{
     host::{Counts, Host, Linux, Paths},
+    key::Key,
     stats::{Condition, Stats, Usage},
 };
 use self::{lock::Lock, record::Records};
@@ -61,6 +64,10 @@ pub struct Stage {
     pub blank: bool,
     /// Nobody will write to it.
     pub read_only: bool,
+    /// The disk is encrypted with this key.
+    pub key: Option<Key>,
+    /// Options for the program that makes the file system, checked.
+    pub mkfs_options: Vec<String>,
 }
 
 /// A staged volume to be published to a workload.
@@ -157,11 +164,12 @@ impl Node {
     }
 
     /// Mounts the volume's file system at its staging path, made first if the disk is blank; of a raw block volume
-    /// only the disk's identity is proven.
-    pub async fn stage(&self, request: Stage) -> Result<(), Error> {
+    /// only the disk's identity is proven. The disk is waited for up to `deadline`; without one a minute.
+    pub async fn stage(&self, request: Stage, deadline: Option<Instant>) -> Result<(), Error> {
         let volume = request.volume.clone();
         let operation = NodeOperation::Stage(request.clone());
-        self.change(volume, operation, move |core, lock| async move { core.stage(&request, &lock).await }).await
+        let work = move |core: Arc<Core>, lock: Arc<Lock>| async move { core.stage(&request, deadline, &lock).await };
+        self.change(volume, operation, work).await
     }
 
     /// Undoes [`Node::stage`]; the disk can be detached afterwards.

@@ -47,17 +47,16 @@ enum Doubt {
 }
 
 impl Device {
-    /// Proves the volume's disk, waiting for up to `patience` for it to arrive.
+    /// Proves the volume's disk, waiting until `deadline` for it to arrive.
     pub(crate) async fn arrive(
         host: &Arc<dyn Host>,
         link_prefix: &str,
         volume: &VolumeId,
         serial: &str,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<Self, Error> {
         // Before the first look, so that nothing comes unseen in between.
         let mut arrivals = host.arrivals();
-        let deadline = Instant::now() + patience;
         let mut pause = FIRST_PAUSE;
         loop {
             let error = match Self::look(host, link_prefix, volume, serial).await {
@@ -247,7 +246,15 @@ mod tests {
 
     fn disk(name: &str, minor: u64, serial: Serial) -> Disk {
         let number = DeviceNumber { major: 252, minor };
-        Disk { name: name.to_owned(), number, size: 1 << 30, diskseq: None, serial, partitions: Vec::new() }
+        Disk {
+            name: name.to_owned(),
+            number,
+            size: 1 << 30,
+            diskseq: None,
+            serial,
+            partitions: Vec::new(),
+            mapping: None,
+        }
     }
 
     fn text(serial: &str) -> Serial {

@@ -51,7 +51,7 @@ pub(crate) enum Content {
 /// Finds out what the disk holds.
 pub(crate) async fn probe(host: &dyn Host, device: &Device, lock: &Lock) -> Result<Content, Error> {
     // Low-level, so past blkid's cache, and with its check for ambivalent results (blkid(8)).
-    let output = host.run(Tool::Blkid, &["-p", "-o", "export", device.node_str()], lock).await?;
+    let output = host.run(Tool::Blkid, &["-p", "-o", "export", device.node_str()], None, lock).await?;
     let content = match output.code {
         Some(0) => content_of(&output.stdout),
         // Nothing found, and just as well: nothing could be read.
@@ -104,7 +104,7 @@ pub(crate) async fn make(host: &dyn Host, device: &Device, fs: FsType, uuid: &st
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain([node]).collect();
     device.verify().await?;
-    host.run(tool, &arguments, lock).await?.ok(tool, device.node())?;
+    host.run(tool, &arguments, None, lock).await?.ok(tool, device.node())?;
     info!(volume = %device.volume(), device = %node, %fs, "formatted");
     Ok(())
 }
@@ -123,7 +123,7 @@ async fn xfs_profile(host: &dyn Host, node: &str, lock: &Lock) -> Result<Vec<Str
         let arguments = vec!["-c".to_owned(), format!("options={path}")];
         let on_paper: Vec<&str> =
             ["-N"].into_iter().chain(arguments.iter().map(String::as_str)).chain([node]).collect();
-        if host.run(Tool::MkfsXfs, &on_paper, lock).await?.success() {
+        if host.run(Tool::MkfsXfs, &on_paper, None, lock).await?.success() {
             return Ok(arguments);
         }
     }
@@ -152,7 +152,7 @@ pub(crate) async fn check(host: &dyn Host, device: &Device, fs: FsType, lock: &L
     match fs {
         FsType::Ext4 => {
             device.verify().await?;
-            let output: Output = host.run(Tool::E2fsck, &["-p", node], lock).await?;
+            let output: Output = host.run(Tool::E2fsck, &["-p", node], None, lock).await?;
             match output.code {
                 // 1: mended; 2: mended, and a system that runs on it has to be restarted, which none does (e2fsck(8)).
                 Some(code @ 0..=3) => {
@@ -190,7 +190,7 @@ pub(crate) async fn grow(
         FsType::Xfs => (Tool::XfsGrowfs, vec![path]),
         FsType::Btrfs => (Tool::Btrfs, vec!["filesystem", "resize", "max", path]),
     };
-    host.run(tool, &arguments, lock).await?.ok(tool, device.node())?;
+    host.run(tool, &arguments, None, lock).await?.ok(tool, device.node())?;
     info!(volume = %device.volume(), device = %device.node_str(), %fs, from = had, to = size, "grew the file system");
     Ok(true)
 }

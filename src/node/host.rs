@@ -6,6 +6,8 @@
 
 mod disk;
 mod linux;
+mod resolve;
+mod serial;
 mod tool;
 mod watch;
 
@@ -23,8 +25,8 @@ pub use self::{
     linux::Linux,
     tool::{Output, Tool},
 };
-use super::{lock::Lock, mountinfo::Mount};
-use crate::error::Error;
+use super::{key::Key, lock::Lock, mountinfo::Mount};
+use crate::{error::Error, volume::FsType};
 
 /// Where the machine shows what the node needs.
 #[derive(Debug, Clone)]
@@ -37,6 +39,8 @@ pub struct Paths {
     pub dev_dir: PathBuf,
     /// The node's own small records and locks.
     pub state_dir: PathBuf,
+    /// The kubelet's directory, if it is known: then nothing outside of it is mounted on, and no link in it followed.
+    pub kubelet_dir: Option<PathBuf>,
 }
 
 /// The number by which the kernel knows a block device.
@@ -73,7 +77,7 @@ pub enum Serial {
     Unreadable(String),
 }
 
-/// A whole disk, as sysfs shows it.
+/// A whole disk, or a device that device-mapper made, as sysfs shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
     /// The kernel's name of it, which is also that of its node.
@@ -88,6 +92,19 @@ pub struct Disk {
     pub serial: Serial,
     /// The numbers of its partitions.
     pub partitions: Vec<DeviceNumber>,
+    /// What it is made of, if device-mapper made it.
+    pub mapping: Option<Mapping>,
+}
+
+/// What a device that device-mapper made is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// The name that whoever made it gave it.
+    pub name: String,
+    /// What whoever made it says that it is: of cryptsetup `CRYPT-LUKS2-<uuid>-<name>`.
+    pub uuid: String,
+    /// The devices beneath it.
+    pub over: Vec<DeviceNumber>,
 }
 
 /// What is at a path.
@@ -191,8 +208,12 @@ pub trait Host: Send + Sync + 'static {
     /// A UUID that nothing else has.
     fn new_uuid(&self) -> io::Result<String>;
 
-    /// All whole disks.
+    /// All whole disks and mappings. A disk that does not tell its serial in a moment is shown without; it is not
+    /// waited for twice.
     async fn disks(&self) -> Result<Vec<Disk>, Error>;
+
+    /// The disk or mapping of this number, if there is one; no other disk is waited for.
+    async fn disk(&self, number: DeviceNumber) -> Result<Option<Disk>, Error>;
 
     /// Whether the kernel has any block device of this number, a disk of the above or not.
     async fn exists(&self, number: DeviceNumber) -> io::Result<bool>;
@@ -202,6 +223,10 @@ pub trait Host: Send + Sync + 'static {
 
     /// Opens a device node, not following a link at its last component.
     async fn open(&self, node: &Path, how: Open) -> io::Result<Arc<dyn OpenDisk>>;
+
+    /// `path` as the mount table has it: links in what leads there are followed, one at its last component is not.
+    /// Below the kubelet's directory, if that is known, none is followed, and a path outside of it is an error.
+    async fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
 
     /// What is at `path`, following a link at its last component only if `follow`.
     async fn look(&self, path: &Path, follow: bool) -> io::Result<Found>;
@@ -218,7 +243,11 @@ pub trait Host: Send + Sync + 'static {
     /// Bytes and inodes of the file system at `path`. It may hang on a dead disk.
     async fn usage(&self, path: &Path) -> io::Result<(Counts, Counts)>;
 
-    /// Runs a program to its end. The lock is its standard input: should the driver die, the volume stays locked for
-    /// as long as the program runs.
-    async fn run(&self, tool: Tool, arguments: &[&str], lock: &Lock) -> Result<Output, Error>;
+    /// How many errors the kernel has counted in the file system on this disk, and of which kind, in words; nothing
+    /// where it counts none.
+    async fn fs_errors(&self, fs: FsType, disk: &str) -> Option<String>;
+
+    /// Runs a program to its end, with the key as its standard input, if it needs one. The program has the lock open:
+    /// should the driver die, the volume stays locked for as long as the program runs.
+    async fn run(&self, tool: Tool, arguments: &[&str], key: Option<&Key>, lock: &Lock) -> Result<Output, Error>;
 }

@@ -119,7 +119,7 @@ impl Core {
             self.records.save(volume, &record).await?;
             device.verify().await?;
             let tool = Tool::Blockdev;
-            self.host.run(tool, &["--setro", device.node_str()], lock).await?.ok(tool, device.node())?;
+            self.host.run(tool, &["--setro", device.node_str()], None, lock).await?.ok(tool, device.node())?;
         } else if record.set_read_only {
             self.make_disk_writable(volume, lock).await?;
         }
@@ -151,7 +151,7 @@ impl Core {
             }
             let device = Device::prove(&self.host, self.profile.link_prefix, volume, &record.serial).await?;
             let tool = Tool::Blockdev;
-            self.host.run(tool, &["--setrw", device.node_str()], lock).await?.ok(tool, device.node())?;
+            self.host.run(tool, &["--setrw", device.node_str()], None, lock).await?.ok(tool, device.node())?;
         }
         record.set_read_only = false;
         self.records.save(volume, &record).await

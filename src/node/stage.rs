@@ -16,6 +16,7 @@
 
 use std::path::Path;
 
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{
@@ -36,10 +37,11 @@ use crate::{
 };
 
 impl Core {
-    pub(super) async fn stage(&self, request: &Stage, lock: &Lock) -> Result<(), Error> {
+    pub(super) async fn stage(&self, request: &Stage, deadline: Option<Instant>, lock: &Lock) -> Result<(), Error> {
         let (volume, path, attachment) = (&request.volume, &request.staging_path, &request.attachment);
         let prefix = self.profile.link_prefix;
-        let device = Device::arrive(&self.host, prefix, volume, &attachment.serial, self.patience.arrival).await?;
+        let until = deadline.unwrap_or_else(|| Instant::now() + self.patience.arrival);
+        let device = Device::arrive(&self.host, prefix, volume, &attachment.serial, until).await?;
         let (fs_type, flags) = match &request.access {
             Access::Block => return self.remember(&device).await,
             Access::Mount { fs_type, flags } => (*fs_type, flags),

@@ -106,7 +106,9 @@ impl NodeService {
         let blank = may_format(&request.volume_context)?;
         let context = validate::map("publish_context", request.publish_context)?;
         let attachment = (self.profile.attachment)(&context)?;
-        self.node.stage(Stage { volume, staging_path, access, attachment, blank, read_only }).await?;
+        let stage =
+            Stage { volume, staging_path, access, attachment, blank, read_only, key: None, mkfs_options: Vec::new() };
+        self.node.stage(stage, None).await?;
         Ok(csi::NodeStageVolumeResponse {})
     }
 

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind},
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use nix::{
@@ -12,7 +12,7 @@ use nix::{
     sys::stat::{major, minor},
 };
 
-use super::{DeviceNumber, Disk, Found, Open, OpenDisk, Serial};
+use super::{DeviceNumber, Disk, Found, Mapping, Open, OpenDisk, Serial};
 use crate::error::Error;
 
 /// sysfs counts sizes in sectors of 512 bytes, whatever the disk's own are.
@@ -21,8 +21,9 @@ const SECTOR: u64 = 512;
 /// What O_DIRECT asks of buffers on every disk sold so far.
 const ALIGNMENT: usize = 4096;
 
-/// All whole disks under `<sysfs>/class/block`.
-pub(super) fn list(sysfs: &Path) -> Result<Vec<Disk>, Error> {
+/// All whole disks and mappings under `<sysfs>/class/block`, each with the file that has its serial, if it has one.
+/// Nothing here asks a disk for anything: the kernel knows all of it.
+pub(super) fn list(sysfs: &Path) -> Result<Vec<(Disk, Option<PathBuf>)>, Error> {
     let class = sysfs.join("class/block");
     let entries = fs::read_dir(&class).map_err(|cause| Error::io("list", &class, cause))?;
     let mut disks = Vec::new();
@@ -36,16 +37,34 @@ pub(super) fn list(sysfs: &Path) -> Result<Vec<Disk>, Error> {
             Err(error) => return Err(error),
         }
     }
-    disks.sort_by(|a, b| a.name.cmp(&b.name));
+    disks.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
     Ok(disks)
 }
 
-fn whole_disk(path: &Path) -> Result<Option<Disk>, Error> {
+fn whole_disk(path: &Path) -> Result<Option<(Disk, Option<PathBuf>)>, Error> {
     if path.join("partition").exists() {
         return Ok(None);
     }
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
-    let serial = match fs::read(path.join("serial")) {
+    let number = number_in(path)?;
+    let size = path.join("size");
+    let sectors = read_number(&size)?.ok_or_else(|| malformed(&size))?;
+    let serial = path.join("serial");
+    let disk = Disk {
+        name: name.to_owned(),
+        number,
+        size: sectors.saturating_mul(SECTOR),
+        diskseq: read_number(&path.join("diskseq"))?,
+        serial: Serial::Absent,
+        partitions: partitions_of(path)?,
+        mapping: mapping_of(path)?,
+    };
+    Ok(Some((disk, serial.exists().then_some(serial))))
+}
+
+/// A disk's serial, as the kernel or the disk itself tells it. A disk that has stopped answering holds this up.
+pub(super) fn serial(file: &Path) -> Serial {
+    match fs::read(file) {
         Ok(bytes) => match String::from_utf8(bytes) {
             Ok(text) => Serial::Text(text.trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned()),
             // Not one of a cloud, whose serials are ASCII.
@@ -53,13 +72,22 @@ fn whole_disk(path: &Path) -> Result<Option<Disk>, Error> {
         },
         Err(cause) if cause.kind() == ErrorKind::NotFound => Serial::Absent,
         Err(cause) => Serial::Unreadable(cause.to_string()),
+    }
+}
+
+fn mapping_of(path: &Path) -> Result<Option<Mapping>, Error> {
+    let text = |name: &str| match fs::read_to_string(path.join("dm").join(name)) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(Error::io("read", path.join("dm").join(name), cause)),
     };
-    let number = number_in(path)?;
-    let size = path.join("size");
-    let sectors = read_number(&size)?.ok_or_else(|| malformed(&size))?;
-    let partitions = partitions_of(path)?;
-    let diskseq = read_number(&path.join("diskseq"))?;
-    Ok(Some(Disk { name: name.to_owned(), number, size: sectors.saturating_mul(SECTOR), diskseq, serial, partitions }))
+    let Some(name) = text("name")? else { return Ok(None) };
+    let uuid = text("uuid")?.unwrap_or_default();
+    let slaves = path.join("slaves");
+    let entries = fs::read_dir(&slaves).map_err(|cause| Error::io("list", &slaves, cause))?;
+    // A disk that was taken away from under its mapping has no entry any more, or one that leads nowhere.
+    let over = entries.flatten().filter_map(|entry| number_in(&entry.path()).ok()).collect();
+    Ok(Some(Mapping { name, uuid, over }))
 }
 
 fn number_in(path: &Path) -> Result<DeviceNumber, Error> {

@@ -18,14 +18,16 @@ use tracing::warn;
 
 use super::{
     Arrivals, Boot, Counts, DeviceNumber, Disk, Found, Host, MountCall, Open, OpenDisk, Output, Paths, Tool, disk,
-    tool::Tools, watch::Watch,
+    resolve::resolve, serial::Serials, tool::Tools, watch::Watch,
 };
 use crate::{
     error::Error,
     node::{
+        key::Key,
         lock::Lock,
         mountinfo::{self, Mount},
     },
+    volume::FsType,
 };
 
 const MOUNT_TABLE: &str = "/proc/self/mountinfo";
@@ -33,6 +35,10 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Also where the disks are looked for elsewhere, this is what the kernel itself has.
 const BLOCK_DEVICES: &str = "/sys/dev/block";
 const UUIDS: &str = "/proc/sys/kernel/random/uuid";
+/// What ext4 tells of each of its mounted file systems, by the name of the disk.
+const EXT4: &str = "/sys/fs/ext4";
+/// What btrfs tells of each of its mounted file systems, by UUID.
+const BTRFS: &str = "/sys/fs/btrfs";
 const KERNEL_RELEASE: &str = "/proc/sys/kernel/osrelease";
 
 /// The machine that the driver runs on.
@@ -41,6 +47,7 @@ pub struct Linux {
     paths: Paths,
     boot: Boot,
     tools: Tools,
+    serials: Serials,
 }
 
 impl Linux {
@@ -52,7 +59,7 @@ impl Linux {
         let release = fs::read_to_string(KERNEL_RELEASE).map_err(|cause| Error::io("read", KERNEL_RELEASE, cause))?;
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
         let kernel = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        Ok(Self { paths, boot: Boot { id: id.trim().to_owned(), kernel }, tools })
+        Ok(Self { paths, boot: Boot { id: id.trim().to_owned(), kernel }, tools, serials: Serials::default() })
     }
 }
 
@@ -76,9 +83,16 @@ impl Host for Linux {
     }
 
     async fn disks(&self) -> Result<Vec<Disk>, Error> {
-        let sysfs = self.paths.sysfs_dir.clone();
-        let listed = blocking(move || Ok(disk::list(&sysfs))).await;
-        listed.unwrap_or_else(|cause| Err(Error::io("list", &self.paths.sysfs_dir, cause)))
+        let listed = self.list(|_| true).await?;
+        Ok(self.serials.of(listed).await)
+    }
+
+    async fn disk(&self, number: DeviceNumber) -> Result<Option<Disk>, Error> {
+        let found = self.list(move |disk| disk.number == number || disk.partitions.contains(&number)).await?;
+        match found.into_iter().next() {
+            Some((disk, serial)) => Ok(Some(self.serials.fill(disk, serial).await)),
+            None => Ok(None),
+        }
     }
 
     async fn exists(&self, number: DeviceNumber) -> io::Result<bool> {
@@ -93,6 +107,11 @@ impl Host for Linux {
     async fn open(&self, node: &Path, how: Open) -> io::Result<Arc<dyn OpenDisk>> {
         let node = node.to_owned();
         blocking(move || Ok(Arc::new(disk::Node::open(&node, how)?) as Arc<dyn OpenDisk>)).await
+    }
+
+    async fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        let (kubelet, path) = (self.paths.kubelet_dir.clone(), path.to_owned());
+        blocking(move || resolve(kubelet.as_deref(), &path)).await
     }
 
     async fn look(&self, path: &Path, follow: bool) -> io::Result<Found> {
@@ -135,6 +154,8 @@ impl Host for Linux {
     async fn usage(&self, path: &Path) -> io::Result<(Counts, Counts)> {
         let path = path.to_owned();
         blocking(move || {
+            // Some answer statfs(2) from memory after they have shut down, but not this (xfs).
+            fs::metadata(&path)?;
             let found = statvfs(&path)?;
             let unit = found.fragment_size();
             let bytes = Counts {
@@ -152,8 +173,50 @@ impl Host for Linux {
         .await
     }
 
-    async fn run(&self, tool: Tool, arguments: &[&str], lock: &Lock) -> Result<Output, Error> {
-        self.tools.run(tool, arguments, lock, &self.paths.state_dir).await
+    async fn fs_errors(&self, fs: FsType, disk: &str) -> Option<String> {
+        let disk = disk.to_owned();
+        blocking(move || Ok(fs_errors(fs, &disk))).await.ok().flatten()
+    }
+
+    async fn run(&self, tool: Tool, arguments: &[&str], key: Option<&Key>, lock: &Lock) -> Result<Output, Error> {
+        self.tools.run(tool, arguments, key, lock, &self.paths.state_dir).await
+    }
+}
+
+impl Linux {
+    async fn list(
+        &self,
+        wanted: impl Fn(&Disk) -> bool + Send + 'static,
+    ) -> Result<Vec<(Disk, Option<PathBuf>)>, Error> {
+        let sysfs = self.paths.sysfs_dir.clone();
+        let listed = blocking(move || {
+            Ok(disk::list(&sysfs).map(|found| found.into_iter().filter(|(disk, _)| wanted(disk)).collect()))
+        });
+        listed.await.unwrap_or_else(|cause| Err(Error::io("list", &self.paths.sysfs_dir, cause)))
+    }
+}
+
+/// The kernel's own count of a file system's errors.
+fn fs_errors(fs: FsType, disk: &str) -> Option<String> {
+    match fs {
+        FsType::Ext4 => {
+            let count = fs::read_to_string(Path::new(EXT4).join(disk).join("errors_count")).ok()?;
+            let count = count.trim().parse::<u64>().ok().filter(|count| *count > 0)?;
+            Some(format!("the kernel counts {count} errors in the ext4 file system"))
+        }
+        FsType::Btrfs => {
+            let entries = fs::read_dir(BTRFS).ok()?;
+            let of_disk = entries.flatten().map(|entry| entry.path());
+            let home = of_disk.into_iter().find(|path| path.join("devices").join(disk).exists())?;
+            // There is one disk to a volume, and it is number 1.
+            let stats = fs::read_to_string(home.join("devinfo/1/error_stats")).ok()?;
+            let mut kinds = stats.lines().filter_map(|line| line.split_once(' '));
+            kinds.any(|(_, count)| count.trim() != "0").then(|| {
+                format!("the kernel counts errors in the btrfs file system: {}", stats.trim().replace('\n', ", "))
+            })
+        }
+        // It counts none that can be read.
+        FsType::Xfs => None,
     }
 }
 

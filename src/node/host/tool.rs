@@ -1,7 +1,7 @@
 //! The programs that make, check and grow file systems: where they are, and how they are run.
 //!
-//! A program may outlive the driver: nothing kills it, its standard input is the volume's lock, and its output goes to
-//! files without a name, since a pipe that nobody reads any more would end it in the middle of its work.
+//! A program may outlive the driver: nothing kills it, it has the volume's lock open, and its output goes to files
+//! without a name, since a pipe that nobody reads any more would end it in the middle of its work.
 
 use std::{
     collections::BTreeMap,
@@ -13,12 +13,20 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use command_fds::{CommandFdExt, FdMapping};
+use tokio::io::AsyncWriteExt;
 use tracing::{Instrument, debug, warn_span};
 
-use crate::{error::Error, node::lock::Lock};
+use crate::{
+    error::Error,
+    node::{key::Key, lock::Lock},
+};
 
 /// Where programs are looked for, and nowhere else.
 const DIRECTORIES: [&str; 6] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
+
+/// Where a program has the volume's lock: beyond its standard input and output.
+const LOCK_FD: i32 = 3;
 
 /// How much of a program's output is kept.
 const OUTPUT_BYTES: u64 = 16 << 10;
@@ -153,6 +161,7 @@ impl Tools {
         &self,
         tool: Tool,
         arguments: &[&str],
+        key: Option<&Key>,
         lock: &Lock,
         state_dir: &Path,
     ) -> Result<Output, Error> {
@@ -160,19 +169,29 @@ impl Tools {
         let failed = |cause| Error::io("run", program, cause);
         let mut stdout = nameless_file(state_dir).map_err(failed)?;
         let mut stderr = nameless_file(state_dir).map_err(failed)?;
-        let mut command = tokio::process::Command::new(program);
+        let mut command = std::process::Command::new(program);
         command
             .args(arguments)
             .env_clear()
             .env("LC_ALL", "C")
             .env("PATH", DIRECTORIES.join(":"))
-            .stdin(Stdio::from(lock.share().map_err(failed)?))
+            .stdin(if key.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::from(stdout.try_clone().map_err(failed)?))
             .stderr(Stdio::from(stderr.try_clone().map_err(failed)?));
+        let held = FdMapping { parent_fd: lock.share().map_err(failed)?.into(), child_fd: LOCK_FD };
+        command.fd_mappings(vec![held]).map_err(|error| failed(io::Error::other(error)))?;
+        let mut command = tokio::process::Command::from(command);
         let span = warn_span!("tool", tool = tool.program());
         let mut child = command.spawn().map_err(failed)?;
         // It has its own copies of the lock and the files now.
         drop(command);
+        if let (Some(mut pipe), Some(key)) = (child.stdin.take(), key)
+            && let Err(cause) = pipe.write_all(key.bytes()).await
+            // One that ended without reading it says why by its exit code.
+            && cause.kind() != io::ErrorKind::BrokenPipe
+        {
+            return Err(failed(cause));
+        }
         let status = child.wait().instrument(span.clone()).await.map_err(failed)?;
         let outcome = match (status.code(), status.signal()) {
             (Some(code), _) => format!("exit code {code}"),

@@ -128,7 +128,7 @@ async fn a_blank_disk_that_was_not_made_so_for_us_is_not_formatted() {
     let disk = machine.attach(EXT4_MIB);
     let before = disk.sum();
     let error =
-        machine.node.stage(crate::node::Stage { blank: false, ..machine.stage_of(FsType::Ext4) }).await.unwrap_err();
+        machine.stage_as(crate::node::Stage { blank: false, ..machine.stage_of(FsType::Ext4) }).await.unwrap_err();
     assert!(matches!(&error, Error::DiskRefused { remedy, .. } if remedy.contains("if-blank")), "{error}");
     assert_eq!((disk.sum(), machine.mkfs_runs()), (before, 0));
 }
@@ -139,7 +139,7 @@ async fn a_disk_that_is_shorter_than_the_cloud_says_is_not_formatted() {
     machine.attach(EXT4_MIB);
     let mut request = machine.stage_of(FsType::Ext4);
     request.attachment.size = Some(Gib(1));
-    let error = machine.node.stage(request).await.unwrap_err();
+    let error = machine.stage_as(request).await.unwrap_err();
     assert!(matches!(error, Error::DiskRefused { .. }), "{error}");
     assert_eq!(machine.mkfs_runs(), 0);
 }
@@ -248,7 +248,7 @@ async fn a_disk_that_was_formatted_elsewhere_since_is_mounted_as_it_is() {
     machine.restart(None);
     mkfs_ext4(&disk);
     let before = machine.mkfs_runs();
-    machine.node.stage(machine.stage_of(FsType::Ext4)).await.unwrap();
+    machine.stage_as(machine.stage_of(FsType::Ext4)).await.unwrap();
     assert_eq!(machine.mkfs_runs(), before);
 }
 
@@ -262,7 +262,7 @@ async fn a_driver_that_starts_while_mkfs_still_runs_waits_for_it() {
     let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).stdout(lock).spawn().unwrap();
     let staging = tokio::spawn({
         let (node, request) = (std::sync::Arc::clone(&machine.node), machine.stage_of(FsType::Ext4));
-        async move { node.stage(request).await }
+        async move { node.stage(request, None).await }
     });
     for _ in 0..3 {
         tokio::time::timeout(std::time::Duration::from_millis(60), std::future::pending::<()>()).await.ok();

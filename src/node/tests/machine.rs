@@ -16,7 +16,7 @@ use crate::{
     cloud::{Attachment, vultr::PROFILE},
     error::Error,
     node::{
-        Node, Patience, Publish, Stage,
+        Key, Node, Patience, Publish, Stage,
         host::{
             Arrivals, Boot, Counts, DeviceNumber, Disk, Found, Host, Linux, MountCall, Open, OpenDisk, Output, Paths,
             Tool,
@@ -56,6 +56,9 @@ impl Host for Watched {
     async fn disks(&self) -> Result<Vec<Disk>, Error> {
         self.linux.disks().await
     }
+    async fn disk(&self, number: DeviceNumber) -> Result<Option<Disk>, Error> {
+        self.linux.disk(number).await
+    }
     async fn exists(&self, number: DeviceNumber) -> io::Result<bool> {
         self.linux.exists(number).await
     }
@@ -64,6 +67,9 @@ impl Host for Watched {
     }
     async fn open(&self, node: &Path, how: Open) -> io::Result<Arc<dyn OpenDisk>> {
         self.linux.open(node, how).await
+    }
+    async fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        self.linux.resolve(path).await
     }
     async fn look(&self, path: &Path, follow: bool) -> io::Result<Found> {
         self.linux.look(path, follow).await
@@ -80,7 +86,10 @@ impl Host for Watched {
     async fn usage(&self, path: &Path) -> io::Result<(Counts, Counts)> {
         self.linux.usage(path).await
     }
-    async fn run(&self, tool: Tool, arguments: &[&str], lock: &Lock) -> Result<Output, Error> {
+    async fn fs_errors(&self, fs: FsType, disk: &str) -> Option<String> {
+        self.linux.fs_errors(fs, disk).await
+    }
+    async fn run(&self, tool: Tool, arguments: &[&str], key: Option<&Key>, lock: &Lock) -> Result<Output, Error> {
         // Programs that look or try on paper change nothing.
         if tool != Tool::Blkid && !arguments.contains(&"-N") {
             self.ran.lock().unwrap().push(tool);
@@ -89,7 +98,7 @@ impl Host for Watched {
         if let Some((_, happen)) = mishap {
             happen();
         }
-        self.linux.run(tool, arguments, lock).await
+        self.linux.run(tool, arguments, key, lock).await
     }
 }
 
@@ -213,11 +222,17 @@ impl Machine {
             attachment: Attachment { serial: SERIAL.to_owned(), size: None },
             blank: true,
             read_only: false,
+            key: None,
+            mkfs_options: Vec::new(),
         }
     }
 
     pub(super) async fn stage(&self, fs: FsType) -> Result<(), Error> {
-        self.node.stage(self.stage_of(fs)).await
+        self.stage_as(self.stage_of(fs)).await
+    }
+
+    pub(super) async fn stage_as(&self, request: Stage) -> Result<(), Error> {
+        self.node.stage(request, None).await
     }
 
     pub(super) async fn unstage(&self) -> Result<(), Error> {
@@ -272,6 +287,7 @@ fn start(
         sysfs_dir: root.join("sys"),
         dev_dir: "/dev".into(),
         state_dir: root.join("state"),
+        kubelet_dir: None,
     })
     .unwrap();
     let mut boot_of = linux.boot().clone();

@@ -75,7 +75,7 @@ async fn a_mount_in_the_other_mode_already_exists() {
     let Some(machine) = Machine::new() else { return };
     machine.attach(EXT4_MIB);
     machine.stage(FsType::Ext4).await.unwrap();
-    let error = machine.node.stage(Stage { read_only: true, ..machine.stage_of(FsType::Ext4) }).await.unwrap_err();
+    let error = machine.stage_as(Stage { read_only: true, ..machine.stage_of(FsType::Ext4) }).await.unwrap_err();
     assert!(matches!(error, Error::Differs { .. }), "{error}");
     machine.node.publish(machine.publish_of("ro", true)).await.unwrap();
     machine.node.publish(machine.publish_of("ro", true)).await.unwrap();
@@ -92,7 +92,7 @@ async fn a_read_only_publish_keeps_the_other_flags() {
     machine.attach(EXT4_MIB);
     let flags = ["nosuid", "nodev", "noexec", "noatime", "data=journal"].map(str::to_owned).to_vec();
     let access = Access::Mount { fs_type: None, flags };
-    machine.node.stage(Stage { access, ..machine.stage_of(FsType::Ext4) }).await.unwrap();
+    machine.stage_as(Stage { access, ..machine.stage_of(FsType::Ext4) }).await.unwrap();
     machine.node.publish(machine.publish_of("ro", true)).await.unwrap();
     for mount in machine.mounts() {
         for option in ["nosuid", "nodev", "noexec", "noatime"] {
@@ -124,7 +124,7 @@ async fn an_option_that_the_kernel_refuses_is_an_invalid_argument_that_names_it(
     let Some(machine) = Machine::new() else { return };
     machine.attach(EXT4_MIB);
     let access = Access::Mount { fs_type: None, flags: vec!["no_such_option".to_owned()] };
-    let error = machine.node.stage(Stage { access, ..machine.stage_of(FsType::Ext4) }).await.unwrap_err();
+    let error = machine.stage_as(Stage { access, ..machine.stage_of(FsType::Ext4) }).await.unwrap_err();
     assert!(matches!(&error, Error::Invalid { problem, .. } if problem.contains("no_such_option")), "{error}");
     assert!(machine.mounts().is_empty());
 }
@@ -228,7 +228,7 @@ async fn a_clone_with_its_sources_uuid_is_mounted_beside_it() {
         crate::volume::VolumeId::parse(crate::volume::IdForm::Uuid, "cb676a46-66fd-4dfb-b839-443f2e6c0b61").unwrap();
     request.staging_path = machine.path("other-staging");
     request.attachment.serial = OTHER_SERIAL.to_owned();
-    machine.node.stage(request).await.unwrap();
+    machine.stage_as(request).await.unwrap();
     assert_eq!((machine.mounts().len(), machine.mkfs_runs()), (2, 1));
 }
 

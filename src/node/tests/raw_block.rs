@@ -15,7 +15,7 @@ use crate::{
 const DISK_MIB: u64 = 32;
 
 async fn stage(machine: &Machine) {
-    machine.node.stage(Stage { access: Access::Block, ..machine.stage_of(FsType::Ext4) }).await.unwrap();
+    machine.stage_as(Stage { access: Access::Block, ..machine.stage_of(FsType::Ext4) }).await.unwrap();
 }
 
 fn publish_of(machine: &Machine, target: &str, read_only: bool) -> Publish {
