@@ -39,6 +39,9 @@ pub enum Error {
         /// The path of the request.
         path: PathBuf,
     },
+    /// This node knows nothing of the volume.
+    #[error("volume {0} is not on this node")]
+    NotHere(String),
     /// The CSI name, or the target path, is taken by something that differs from what is asked.
     #[error("{subject} already exists, but differs: {difference}")]
     Differs {
@@ -157,7 +160,9 @@ impl Error {
         match self {
             Self::Invalid { .. } => Code::InvalidArgument,
             Self::OutOfRange(_) => Code::OutOfRange,
-            Self::VolumeNotFound(_) | Self::NodeNotFound(_) | Self::NotMounted { .. } => Code::NotFound,
+            Self::VolumeNotFound(_) | Self::NodeNotFound(_) | Self::NotMounted { .. } | Self::NotHere(_) => {
+                Code::NotFound
+            }
             Self::Differs { .. } => Code::AlreadyExists,
             Self::AttachedElsewhere { .. } | Self::Precondition(_) | Self::DiskRefused { .. } => {
                 Code::FailedPrecondition

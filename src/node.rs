@@ -3,9 +3,9 @@
 //! `rpc` calls [`Node`]; every change of a volume is one operation, which repeated calls join (P7) and which holds the
 //! volume's lock, also against programs that an earlier run of the driver left working. The rooms:
 //!
-//! - `stage`, `publish`, `expand`, `stats`: the operations, each with its states in the header;
+//! - `stage`, `publish`, `expand`, `stats`, `health`: the operations, each with its states in the header;
 //! - `device`: proof of identity; `blank`: proof of blankness; `format` and `filesystem`: what a disk holds, and
-//!   making it; `mount`, `mountinfo`, `options`: the mount table and changing it;
+//!   making it; `luks` and `key`: encrypted disks; `mount`, `mountinfo`, `options`: the mount table and changing it;
 //! - `record` and `lock`: what outlives the process; `host`: the seam to the machine.
 
 mod blank;
@@ -13,9 +13,11 @@ mod device;
 mod expand;
 mod filesystem;
 mod format;
+mod health;
 pub mod host;
 mod key;
 pub mod lock;
+mod luks;
 mod mount;
 pub mod mountinfo;
 mod options;
@@ -36,17 +38,19 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::luks::{PASSPHRASE, no_key};
+use self::{health::Refusals, lock::Lock, record::Records};
 pub use self::{
+    health::{Ailment, Severity},
     host::{Counts, Host, Linux, Paths},
     key::Key,
-    stats::{Condition, Stats, Usage},
+    stats::{Stats, Usage},
 };
-use self::{lock::Lock, record::Records};
 use crate::{
     cloud::{Attachment, Profile},
     error::Error,
     operations::Operations,
-    volume::{Access, VolumeId},
+    volume::{Access, MkfsOptions, VolumeId},
 };
 
 /// A volume to be staged.
@@ -66,8 +70,8 @@ pub struct Stage {
     pub read_only: bool,
     /// The disk is encrypted with this key.
     pub key: Option<Key>,
-    /// Options for the program that makes the file system, checked.
-    pub mkfs_options: Vec<String>,
+    /// How a file system that has to be made is laid out.
+    pub mkfs_options: MkfsOptions,
 }
 
 /// A staged volume to be published to a workload.
@@ -89,6 +93,19 @@ pub struct Publish {
     pub attachment: Option<Attachment>,
 }
 
+/// A volume whose file system is to grow to its disk's size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expand {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Where it is staged or published.
+    pub path: PathBuf,
+    /// The size in bytes that the kernel has to show first.
+    pub wanted: Option<u64>,
+    /// The key of an encrypted disk.
+    pub key: Option<Key>,
+}
+
 /// A change of a volume on this node, described completely.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum NodeOperation {
@@ -96,7 +113,7 @@ enum NodeOperation {
     Unstage(PathBuf),
     Publish(Publish),
     Unpublish(PathBuf),
-    Expand(PathBuf, Option<u64>),
+    Expand(Expand),
 }
 
 impl fmt::Display for NodeOperation {
@@ -106,7 +123,7 @@ impl fmt::Display for NodeOperation {
             Self::Unstage(path) => write!(f, "unstage from {}", path.display()),
             Self::Publish(publish) => write!(f, "publish at {}", publish.target_path.display()),
             Self::Unpublish(path) => write!(f, "unpublish from {}", path.display()),
-            Self::Expand(path, _) => write!(f, "expand at {}", path.display()),
+            Self::Expand(expand) => write!(f, "expand at {}", expand.path.display()),
         }
     }
 }
@@ -122,6 +139,8 @@ struct Patience {
     usage: Duration,
     /// For an unmount, before it is asked whether the disk is still there.
     unmount: Duration,
+    /// For whoever has something open on what is to be unmounted.
+    busy: Duration,
 }
 
 impl Default for Patience {
@@ -131,6 +150,7 @@ impl Default for Patience {
             growth: Duration::from_secs(15),
             usage: Duration::from_secs(2),
             unmount: Duration::from_secs(5),
+            busy: Duration::from_secs(2),
         }
     }
 }
@@ -143,6 +163,7 @@ struct Core {
     patience: Patience,
     /// Paths whose file systems have not answered yet, so that no second thread hangs on them.
     silent: Mutex<HashSet<PathBuf>>,
+    refusals: Refusals,
 }
 
 /// The volumes of this machine.
@@ -159,29 +180,41 @@ impl Node {
 
     fn with_patience(host: Arc<dyn Host>, profile: &'static Profile, tasks: TaskTracker, patience: Patience) -> Self {
         let records = Records::new(host.paths().state_dir.clone());
-        let core = Core { host, profile, records, patience, silent: Mutex::default() };
+        let core = Core { host, profile, records, patience, silent: Mutex::default(), refusals: Refusals::default() };
         Self { core: Arc::new(core), operations: Operations::new(tasks) }
     }
 
     /// Mounts the volume's file system at its staging path, made first if the disk is blank; of a raw block volume
     /// only the disk's identity is proven. The disk is waited for up to `deadline`; without one a minute.
-    pub async fn stage(&self, request: Stage, deadline: Option<Instant>) -> Result<(), Error> {
+    pub async fn stage(&self, mut request: Stage, deadline: Option<Instant>) -> Result<(), Error> {
+        request.staging_path = self.core.resolve("staging_target_path", &request.staging_path).await?;
         let volume = request.volume.clone();
         let operation = NodeOperation::Stage(request.clone());
-        let work = move |core: Arc<Core>, lock: Arc<Lock>| async move { core.stage(&request, deadline, &lock).await };
+        let work = move |core: Arc<Core>, lock: Arc<Lock>| async move {
+            let staged = core.stage(&request, deadline, &lock).await;
+            core.refusals.note(&request.volume, staged.as_ref().err());
+            staged
+        };
         self.change(volume, operation, work).await
     }
 
     /// Undoes [`Node::stage`]; the disk can be detached afterwards.
     pub async fn unstage(&self, volume: VolumeId, staging_path: PathBuf) -> Result<(), Error> {
-        let operation = NodeOperation::Unstage(staging_path.clone());
+        let path = self.core.resolve("staging_target_path", &staging_path).await?;
+        let operation = NodeOperation::Unstage(path.clone());
         let of = volume.clone();
-        self.change(volume, operation, move |core, lock| async move { core.unstage(&of, &staging_path, &lock).await })
-            .await
+        let work = move |core: Arc<Core>, lock: Arc<Lock>| async move {
+            core.unstage(&of, &path, &lock).await?;
+            core.refusals.note(&of, None);
+            Ok(())
+        };
+        self.change(volume, operation, work).await
     }
 
     /// Shows a staged volume at a workload's path.
-    pub async fn publish(&self, request: Publish) -> Result<(), Error> {
+    pub async fn publish(&self, mut request: Publish) -> Result<(), Error> {
+        request.staging_path = self.core.resolve("staging_target_path", &request.staging_path).await?;
+        request.target_path = self.core.resolve("target_path", &request.target_path).await?;
         let volume = request.volume.clone();
         let operation = NodeOperation::Publish(request.clone());
         self.change(volume, operation, move |core, lock| async move { core.publish(&request, &lock).await }).await
@@ -189,25 +222,38 @@ impl Node {
 
     /// Undoes [`Node::publish`].
     pub async fn unpublish(&self, volume: VolumeId, target_path: PathBuf) -> Result<(), Error> {
-        let operation = NodeOperation::Unpublish(target_path.clone());
+        let path = self.core.resolve("target_path", &target_path).await?;
+        let operation = NodeOperation::Unpublish(path.clone());
         let of = volume.clone();
-        self.change(volume, operation, move |core, lock| async move { core.unpublish(&of, &target_path, &lock).await })
-            .await
+        self.change(volume, operation, move |core, lock| async move { core.unpublish(&of, &path, &lock).await }).await
     }
 
-    /// Grows the file system to the disk's size, once the kernel sees that as `wanted` bytes at least; gives the disk's
-    /// size in bytes as the kernel sees it.
-    pub async fn expand(&self, volume: VolumeId, path: PathBuf, wanted: Option<u64>) -> Result<u64, Error> {
-        let operation = NodeOperation::Expand(path.clone(), wanted);
-        let of = volume.clone();
-        self.change(volume, operation, move |core, lock| async move { core.expand(&of, &path, wanted, &lock).await })
+    /// Grows the file system to the disk's size, once the kernel sees that as large as it is wanted at least, which is
+    /// waited for up to `deadline`; gives the disk's size in bytes as the kernel sees it.
+    pub async fn expand(&self, mut request: Expand, deadline: Option<Instant>) -> Result<u64, Error> {
+        request.path = self.core.resolve_mounted(&request.volume, &request.path).await?;
+        let volume = request.volume.clone();
+        let operation = NodeOperation::Expand(request.clone());
+        self.change(volume, operation, move |core, lock| async move { core.expand(&request, deadline, &lock).await })
             .await
     }
 
     /// How full the volume is, and whether something is wrong with it. Waits for no operation, and for a dead disk
     /// only two seconds.
     pub async fn stats(&self, volume: VolumeId, path: PathBuf) -> Result<Stats, Error> {
+        let path = self.core.resolve_mounted(&volume, &path).await?;
         Core::stats(&self.core, &volume, &path).await
+    }
+
+    /// What ails the volume, as this node sees it: at the paths that the caller knows of, and wherever else it is
+    /// mounted or shown. Waits no longer than [`Node::stats`].
+    pub async fn health(&self, volume: VolumeId, paths: Vec<PathBuf>) -> Result<Vec<Ailment>, Error> {
+        Core::health(&self.core, &volume, &paths).await
+    }
+
+    /// What ails this node's use of disks as a whole.
+    pub async fn storage_health(&self) -> Vec<Ailment> {
+        self.core.storage_health().await
     }
 
     /// How many of the cloud's volumes hold the running system, and so take up attachments that are nobody's to give.

@@ -2,6 +2,7 @@
 //!
 //! Nothing below this module knows the generated types. A request is never logged as a whole: it may carry secrets.
 
+mod content;
 mod controller;
 mod identity;
 mod node;
@@ -10,7 +11,7 @@ mod validate;
 use std::{future::Future, time::Duration};
 
 use tokio::time::Instant;
-use tonic::{Code, Response, Status};
+use tonic::{Code, Response, Status, metadata::MetadataMap};
 use tracing::{Instrument, debug, error, field, info, warn, warn_span};
 
 pub use controller::ControllerService;
@@ -103,6 +104,26 @@ impl Drop for Count<'_> {
     }
 }
 
+/// How long before a caller's deadline its call ends, so that it still hears why.
+const BEFORE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Until when a call may wait for something: its own deadline (gRPC over HTTP/2, "grpc-timeout"), if it has one.
+fn deadline(metadata: &MetadataMap) -> Option<Instant> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok()?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(count.saturating_mul(3600)),
+        "M" => Duration::from_secs(count.saturating_mul(60)),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    };
+    Instant::now().checked_add(timeout.saturating_sub(BEFORE_DEADLINE))
+}
+
 /// The longest message of a status: it travels percent-encoded in a header, and clients take 16 KiB of those.
 const LONGEST_MESSAGE: usize = 4096;
 
@@ -142,6 +163,29 @@ fn unsupported<T>(rpc: &str) -> Result<Response<T>, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_may_wait_until_just_before_its_deadline() {
+        let waits = |text: &'static str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().unwrap());
+            deadline(&metadata).map(|deadline| deadline - Instant::now())
+        };
+        for (text, millis) in [
+            ("120S", Some(119_000)),
+            ("119999m", Some(118_999)),
+            ("2M", Some(119_000)),
+            ("1H", Some(3_599_000)),
+            ("60000000u", Some(59_000)),
+            ("500m", Some(0)),
+            ("5", None),
+            ("", None),
+            ("xS", None),
+        ] {
+            assert_eq!(waits(text), millis.map(Duration::from_millis), "{text}");
+        }
+        assert_eq!(deadline(&MetadataMap::new()), None);
+    }
 
     #[tokio::test]
     async fn a_panic_in_a_call_is_that_calls_internal() {

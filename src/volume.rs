@@ -1,6 +1,10 @@
 //! The values that every layer speaks of: ids, sizes, volumes, file systems and kinds of access.
 
+mod mkfs;
+
 use std::fmt;
+
+pub use mkfs::MkfsOptions;
 
 /// What the ids of a cloud look like; an id of another form names nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +146,16 @@ pub enum Access {
         /// Mount options, each as one string.
         flags: Vec<String>,
     },
+}
+
+impl Access {
+    /// The file system asked for, if one is.
+    pub fn fs_type(&self) -> Option<FsType> {
+        match self {
+            Self::Block => None,
+            Self::Mount { fs_type, .. } => *fs_type,
+        }
+    }
 }
 
 #[cfg(test)]

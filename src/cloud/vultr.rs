@@ -140,7 +140,7 @@ fn volume_type(parameters: &BTreeMap<String, String>) -> Result<&'static VolumeT
             _ => {
                 return Err(Error::invalid(
                     format!("parameter {key}"),
-                    "is not known; the parameters are storage_type, disk_type and block_type",
+                    "is not known; the parameters are storage_type, disk_type, block_type, encrypted, mkfs_options and discard",
                 ));
             }
         }

@@ -3,7 +3,8 @@
 //!
 //! The proof is that exactly one disk of the machine shows the serial that the cloud gave the volume, and that its
 //! node, held open from then on, has the number that the kernel gives for it. A by-id link is a hint: a missing one is
-//! fine, one that points elsewhere is an error. Nothing here looks at what the disk holds.
+//! fine, one that points elsewhere is an error. An unlocked encrypted disk is a device too, by the proof of its disk and
+//! by the kernel's word that it lies on that disk and on nothing else. Nothing here looks at what the disk holds.
 
 use std::{
     io::ErrorKind,
@@ -27,15 +28,19 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// virtio-blk shows no more of a serial than this (virtio 1.2, section 5.2.6).
 const VIRTIO_SERIAL_BYTES: usize = 20;
 
-/// A disk that is proven to be a volume's, and held open.
+/// A disk that is proven to be a volume's, or the mapping that unlocks it, held open.
+#[derive(Clone)]
 pub(crate) struct Device {
     host: Arc<dyn Host>,
     volume: VolumeId,
     serial: String,
     disk: Disk,
+    /// What unlocks the disk, if this is the device that is meant.
+    mapping: Option<Disk>,
     node: PathBuf,
-    /// While this is open the kernel gives the disk's number to no other.
+    /// While these are open the kernel gives their numbers to no other: of the device, and of the disk beneath.
     held: Arc<dyn OpenDisk>,
+    _disk_held: Arc<dyn OpenDisk>,
 }
 
 /// Why there is no proof.
@@ -91,8 +96,8 @@ impl Device {
     async fn look(host: &Arc<dyn Host>, prefix: &str, volume: &VolumeId, serial: &str) -> Result<Self, Doubt> {
         let disks = host.disks().await.map_err(Doubt::NotYet)?;
         let Some(disk) = only_match(&disks, volume, serial).map_err(Doubt::Never)? else {
-            let found: Vec<_> = disks.iter().filter(|disk| disk.serial != Serial::Absent).collect();
-            let found: Vec<_> = found.into_iter().map(|disk| disk.name.as_str()).collect();
+            let with_serial = disks.iter().filter(|disk| disk.serial != Serial::Absent);
+            let found: Vec<_> = with_serial.map(|disk| disk.name.as_str()).collect();
             return Err(Doubt::NotYet(Error::NotYet(format!(
                 "volume {volume}: no disk of this machine shows serial {serial} yet (disks with a serial: {})",
                 if found.is_empty() { "none".to_owned() } else { found.join(", ") },
@@ -112,7 +117,9 @@ impl Device {
             volume: volume.clone(),
             serial: serial.to_owned(),
             disk: disk.clone(),
+            mapping: None,
             node,
+            _disk_held: Arc::clone(&held),
             held,
         };
         if device.held.number() != disk.number {
@@ -121,6 +128,28 @@ impl Device {
         }
         device.check_link(&host.paths().device_dir.join(format!("{prefix}{serial}"))).await?;
         Ok(device)
+    }
+
+    /// The mapping of that name, if there is one, once it is proven to lie on this disk and on nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] if it lies on something else.
+    pub(crate) async fn mapped(&self, name: &str) -> Result<Option<Self>, Error> {
+        let disks = self.host.disks().await?;
+        let Some(mapping) = mapping_in(&disks, name) else { return Ok(None) };
+        if !lies_on(mapping, name, self.disk.number) {
+            let problem = format!("is not what the mapping {name} ({}) lies on", mapping.name);
+            return Err(self.refused(&problem));
+        }
+        let node = self.host.paths().dev_dir.join(&mapping.name);
+        let held = self.host.open(&node, Open::Shared).await.map_err(|cause| Error::io("open", &node, cause))?;
+        let number = held.number();
+        let device = Self { mapping: Some(mapping.clone()), node, held, ..self.clone() };
+        if number != device.number() {
+            return Err(device.refused(&format!("is device {number}, not {}", device.number())));
+        }
+        device.verify().await?;
+        Ok(Some(device))
     }
 
     async fn check_link(&self, link: &Path) -> Result<(), Doubt> {
@@ -142,19 +171,29 @@ impl Device {
         ))))
     }
 
-    /// Proves again that this is the volume's disk, before a step that would harm another; gives the disk as the
-    /// kernel shows it now.
-    pub(crate) async fn verify(&self) -> Result<Disk, Error> {
+    /// Proves again that this is the volume's disk, before a step that would harm another; gives its size in bytes as
+    /// the kernel sees it now.
+    pub(crate) async fn verify(&self) -> Result<u64, Error> {
         let disks = self.host.disks().await?;
         let now = only_match(&disks, &self.volume, &self.serial)?
             .ok_or_else(|| self.refused("went away while it was worked on"))?;
-        if (&now.name, now.number, now.diskseq) != (&self.disk.name, self.number(), self.disk.diskseq) {
+        if (&now.name, now.number, now.diskseq) != (&self.disk.name, self.disk.number, self.disk.diskseq) {
             let problem =
                 format!("was swapped while it was worked on: its serial is now at {} ({})", now.name, now.number);
             return Err(self.refused(&problem));
         }
+        let size = match &self.mapping {
+            None => now.size,
+            Some(mapping) => {
+                disks
+                    .iter()
+                    .find(|other| other.number == mapping.number && other.mapping == mapping.mapping)
+                    .ok_or_else(|| self.refused("was locked while it was worked on"))?
+                    .size
+            }
+        };
         match self.host.look(&self.node, false).await {
-            Ok(Found::Block(number)) if number == self.number() => Ok(now.clone()),
+            Ok(Found::Block(number)) if number == self.number() => Ok(size),
             Ok(_) => Err(self.refused("has another node now")),
             Err(cause) => Err(Error::io("look at", &self.node, cause)),
         }
@@ -175,14 +214,28 @@ impl Device {
         &self.serial
     }
 
-    /// The disk's number.
+    /// The device's number.
     pub(crate) fn number(&self) -> DeviceNumber {
-        self.disk.number
+        self.top().number
     }
 
-    /// The disk's size in bytes when it was proven.
+    /// The device's size in bytes when it was proven.
     pub(crate) fn size(&self) -> u64 {
+        self.top().size
+    }
+
+    /// The size in bytes of the disk itself.
+    pub(crate) fn disk_size(&self) -> u64 {
         self.disk.size
+    }
+
+    /// Whether this is a mapping that unlocks the disk, not the disk.
+    pub(crate) fn is_mapping(&self) -> bool {
+        self.mapping.is_some()
+    }
+
+    fn top(&self) -> &Disk {
+        self.mapping.as_ref().unwrap_or(&self.disk)
     }
 
     /// The disk's number in this run of the kernel, if that gives any.
@@ -190,20 +243,30 @@ impl Device {
         self.disk.diskseq
     }
 
-    /// The disk's node.
+    /// The device's node.
     pub(crate) fn node(&self) -> &Path {
         &self.node
     }
 
-    /// The disk's node, for a program's arguments.
+    /// The device's node, for a program's arguments.
     pub(crate) fn node_str(&self) -> &str {
         self.node.to_str().expect("the name in sysfs is UTF-8, and so is the configured directory")
     }
 
-    /// The open disk.
+    /// The open device.
     pub(crate) fn held(&self) -> Arc<dyn OpenDisk> {
         Arc::clone(&self.held)
     }
+}
+
+/// The mapping of that name, if there is one.
+pub(super) fn mapping_in<'a>(disks: &'a [Disk], name: &str) -> Option<&'a Disk> {
+    disks.iter().find(|disk| disk.mapping.as_ref().is_some_and(|mapping| mapping.name == name))
+}
+
+/// Whether this is the mapping of that name, on the disk of that number and on nothing else.
+pub(super) fn lies_on(disk: &Disk, name: &str, number: DeviceNumber) -> bool {
+    disk.mapping.as_ref().is_some_and(|mapping| mapping.name == name && mapping.over == [number])
 }
 
 /// The one disk of `serial`, if any.

@@ -3,6 +3,8 @@
 //! ```text
 //!  mounted ──disk of the volume, large enough?──no, for too long──► not yet
 //!                        │ yes
+//!            encrypted? what unlocks it made as large
+//!                        │
 //!            file system grown to the disk (a raw block volume has none, a read-only one cannot)
 //! ```
 
@@ -12,11 +14,12 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::{
-    Core,
+    Core, Expand,
     device::Device,
     filesystem,
     host::{Disk, Serial},
     lock::Lock,
+    luks,
     mount::Owner,
     mountinfo::{self, Mount},
 };
@@ -29,29 +32,31 @@ use crate::{
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 impl Core {
-    pub(super) async fn expand(
-        &self,
-        volume: &VolumeId,
-        path: &Path,
-        wanted: Option<u64>,
-        lock: &Lock,
-    ) -> Result<u64, Error> {
+    pub(super) async fn expand(&self, request: &Expand, deadline: Option<Instant>, lock: &Lock) -> Result<u64, Error> {
+        let Expand { volume, path, wanted, key } = request;
         let mounts = self.host.mounts().await?;
         let (mount, disk) = self.mounted(volume, path, &mounts).await?;
         let Serial::Text(serial) = &disk.serial else { return Err(not_mounted(volume, path)) };
-        let deadline = Instant::now() + self.patience.growth;
-        let device = loop {
-            let device = Device::prove(&self.host, self.profile.link_prefix, volume, serial).await?;
-            let Some(wanted) = wanted.filter(|wanted| device.size() < *wanted) else { break device };
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + self.patience.growth);
+        let disk = loop {
+            let disk = Device::prove(&self.host, self.profile.link_prefix, volume, serial).await?;
+            let Some(wanted) = wanted.filter(|wanted| disk.size() < *wanted) else { break disk };
             if Instant::now() >= deadline {
                 return Err(Error::NotYet(format!(
                     "volume {volume}: the kernel still sees {} bytes of {}, {wanted} are expected",
-                    device.size(),
-                    device.node().display()
+                    disk.size(),
+                    disk.node().display()
                 )));
             }
-            debug!(%volume, size = device.size(), wanted, "waiting for the disk's new size");
+            debug!(%volume, size = disk.size(), wanted, "waiting for the disk's new size");
             sleep(PAUSE).await;
+        };
+        let device = if mount.device == disk.number() {
+            disk.clone()
+        } else {
+            let unlocked = disk.mapped(&luks::name(volume)).await?.ok_or_else(|| not_mounted(volume, path))?;
+            self.grow_mapping(&unlocked, key.as_ref(), lock).await?;
+            unlocked
         };
         let fs = FsType::ALL.into_iter().find(|fs| fs.as_str() == mount.fs_type);
         // Through a read-only mount nothing can be grown, but the file system may have another one.
@@ -61,7 +66,7 @@ impl Core {
         {
             filesystem::grow(self.host.as_ref(), &device, fs, &writable.target, lock).await?;
         }
-        Ok(device.size())
+        Ok(disk.size())
     }
 
     /// The volume's mount at `path`, and the disk behind it.

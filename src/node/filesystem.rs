@@ -2,7 +2,7 @@
 //!
 //! Nothing here decides whether a disk may be formatted: that is `format`'s, on `blank`'s proof.
 
-use std::{io, path::Path};
+use std::{fmt, io, path::Path};
 
 use tracing::info;
 
@@ -15,6 +15,8 @@ use super::{
 use crate::{error::Error, volume::FsType};
 
 const EXT4_MAGIC: [u8; 2] = [0x53, 0xef];
+/// In ext4's `s_state`: errors were detected.
+const EXT4_ERRORS: u16 = 2;
 const XFS_MAGIC: &[u8] = b"XFSB";
 const BTRFS_MAGIC: &[u8] = b"_BHRfS_M";
 /// What mkfs.btrfs writes until it is done.
@@ -44,8 +46,26 @@ pub(crate) enum Content {
         /// Its mkfs came to its end.
         complete: bool,
     },
+    /// An encrypted disk of the kind that the driver makes.
+    Luks {
+        /// Its UUID.
+        uuid: String,
+    },
     /// Something that the driver never touches.
     Other(String),
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("nothing that has a name"),
+            Self::FileSystem { fs, uuid, complete } => {
+                write!(f, "{fs} ({}UUID {uuid})", if *complete { "" } else { "whose mkfs was cut off, " })
+            }
+            Self::Luks { uuid } => write!(f, "an encrypted disk (LUKS2, UUID {uuid})"),
+            Self::Other(found) => f.write_str(found),
+        }
+    }
 }
 
 /// Finds out what the disk holds.
@@ -77,6 +97,9 @@ fn content_of(export: &str) -> Content {
         // One of the two is stale, and nobody knows which: to mount the wrong one would harm the other.
         (Some(fs), Some(table)) => Content::Other(format!("{fs} and a partition table ({table})")),
         (None, Some(table)) => Content::Other(format!("a partition table ({table})")),
+        (None, None) if value("TYPE") == Some("crypto_LUKS") && value("VERSION") == Some("2") => {
+            Content::Luks { uuid: value("UUID").unwrap_or_default().to_ascii_lowercase() }
+        }
         (None, None) => Content::Other(match value("TYPE") {
             Some(other) => other.to_owned(),
             None => export.lines().filter(|line| !line.starts_with("DEVNAME")).collect::<Vec<_>>().join(" "),
@@ -89,19 +112,25 @@ fn content_of(export: &str) -> Content {
 /// There is no force flag: mkfs.xfs and mkfs.btrfs look for themselves and refuse, and all three open the disk
 /// exclusively (mkfs.ext4 asks before it overwrites, but only people). Nothing is discarded: on a blank disk that gains
 /// nothing, and what the proof did not read would be lost.
-pub(crate) async fn make(host: &dyn Host, device: &Device, fs: FsType, uuid: &str, lock: &Lock) -> Result<(), Error> {
+pub(crate) async fn make(
+    host: &dyn Host,
+    device: &Device,
+    fs: FsType,
+    uuid: &str,
+    options: &[String],
+    lock: &Lock,
+) -> Result<(), Error> {
     let node = device.node_str();
-    let (tool, arguments) = match fs {
-        // No blocks are reserved for root: the volume is the workload's.
-        FsType::Ext4 => (Tool::MkfsExt4, vec!["-q", "-m", "0", "-E", "nodiscard", "-U", uuid]),
-        FsType::Btrfs => (Tool::MkfsBtrfs, vec!["-q", "-K", "-U", uuid]),
-        FsType::Xfs => (Tool::MkfsXfs, vec!["-q", "-K"]),
+    let (tool, mut arguments) = match fs {
+        FsType::Ext4 => (Tool::MkfsExt4, ext4_options(options)),
+        FsType::Btrfs => (Tool::MkfsBtrfs, [&["-K".to_owned()], options].concat()),
+        FsType::Xfs => (Tool::MkfsXfs, [vec!["-K".to_owned()], xfs_options(host, node, options, lock).await?].concat()),
     };
-    let mut arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
-    if fs == FsType::Xfs {
-        arguments.extend(xfs_profile(host, node, lock).await?);
-        arguments.extend(["-m".to_owned(), format!("uuid={uuid}")]);
-    }
+    arguments.push("-q".to_owned());
+    arguments.extend(match fs {
+        FsType::Ext4 | FsType::Btrfs => ["-U".to_owned(), uuid.to_owned()],
+        FsType::Xfs => ["-m".to_owned(), format!("uuid={uuid}")],
+    });
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain([node]).collect();
     device.verify().await?;
     host.run(tool, &arguments, None, lock).await?.ok(tool, device.node())?;
@@ -109,18 +138,32 @@ pub(crate) async fn make(host: &dyn Host, device: &Device, fs: FsType, uuid: &st
     Ok(())
 }
 
+/// No blocks are reserved for root, unless asked for: the volume is the workload's. Of several `-E` mke2fs takes the last.
+fn ext4_options(options: &[String]) -> Vec<String> {
+    let mut arguments = vec!["-m".to_owned(), "0".to_owned()];
+    let mut extended = vec!["nodiscard"];
+    for pair in options.chunks(2) {
+        match pair {
+            [option, value] if option == "-E" => extended.push(value),
+            other => arguments.extend_from_slice(other),
+        }
+    }
+    arguments.extend(["-E".to_owned(), extended.join(",")]);
+    arguments
+}
+
 /// Options for a file system that the running kernel can mount, whatever this image's mkfs.xfs would do by itself.
 ///
 /// The packages' own profiles come first, tried on paper (`-N`), since those of Debian 12 name an option that its
 /// mkfs.xfs 6.1 does not know (seen 2026-11); what they say of that version is repeated here.
-async fn xfs_profile(host: &dyn Host, node: &str, lock: &Lock) -> Result<Vec<String>, Error> {
+async fn xfs_options(host: &dyn Host, node: &str, options: &[String], lock: &Lock) -> Result<Vec<String>, Error> {
     let kernel = host.boot().kernel;
     for (major, minor) in XFS_PROFILE_KERNELS.into_iter().rev().filter(|profile| *profile <= kernel) {
         let path = format!("{XFS_PROFILES}/lts_{major}.{minor}.conf");
         if !Path::new(&path).exists() {
             continue;
         }
-        let arguments = vec!["-c".to_owned(), format!("options={path}")];
+        let arguments = [&["-c".to_owned(), format!("options={path}")], options].concat();
         let on_paper: Vec<&str> =
             ["-N"].into_iter().chain(arguments.iter().map(String::as_str)).chain([node]).collect();
         if host.run(Tool::MkfsXfs, &on_paper, None, lock).await?.success() {
@@ -128,13 +171,45 @@ async fn xfs_profile(host: &dyn Host, node: &str, lock: &Lock) -> Result<Vec<Str
         }
     }
     let since = |version| u8::from(kernel >= version);
-    let metadata = format!(
-        "crc=1,finobt=1,rmapbt=0,reflink={},bigtime={},inobtcount={}",
-        since((5, 4)),
-        since((5, 15)),
-        since((5, 15))
-    );
-    Ok(["-m", metadata.as_str(), "-i", "sparse=1,nrext64=0"].map(str::to_owned).to_vec())
+    // What the StorageClass says goes first, and mkfs.xfs takes nothing that is said twice.
+    let said =
+        |name: &str| options.iter().any(|given| given.split(',').any(|pair| pair.split('=').next() == Some(name)));
+    let ours = |pairs: &[(&str, u8)]| {
+        let pairs = pairs.iter().filter(|(name, _)| !said(name)).map(|(name, value)| format!("{name}={value}"));
+        pairs.collect::<Vec<_>>().join(",")
+    };
+    let mut arguments = options.to_vec();
+    for (option, pairs) in [
+        (
+            "-m",
+            ours(&[
+                ("crc", 1),
+                ("finobt", 1),
+                ("rmapbt", 0),
+                ("reflink", since((5, 4))),
+                ("bigtime", since((5, 15))),
+                ("inobtcount", since((5, 15))),
+            ]),
+        ),
+        ("-i", ours(&[("sparse", 1), ("nrext64", 0)])),
+    ] {
+        if !pairs.is_empty() {
+            arguments.extend([option.to_owned(), pairs]);
+        }
+    }
+    Ok(arguments)
+}
+
+/// Whether the file system has noted in its superblock that it found itself damaged. Only ext4 does, and goes on being
+/// mounted with it.
+pub(crate) async fn says_it_has_errors(device: &Device, fs: FsType) -> Result<bool, Error> {
+    if fs != FsType::Ext4 {
+        return Ok(false);
+    }
+    let superblock = read(device, 0).await?;
+    let ext4 = &superblock[1024..];
+    let state = u16::from_le_bytes([ext4[58], ext4[59]]);
+    Ok(ext4[56..58] == EXT4_MAGIC && state & EXT4_ERRORS != 0)
 }
 
 /// Mends what can be mended without a decision. The disk is not mounted.
@@ -179,7 +254,7 @@ pub(crate) async fn grow(
     mounted_at: &Path,
     lock: &Lock,
 ) -> Result<bool, Error> {
-    let size = device.verify().await?.size;
+    let size = device.verify().await?;
     let had = match extent(&read(device, superblock_of(fs)).await?, fs) {
         Some((bytes, block)) if bytes.saturating_add(block) > size => return Ok(false),
         found => found.map(|(bytes, _)| bytes),
@@ -279,7 +354,8 @@ mod tests {
             ("DEVNAME=/dev/x\nUUID=A-b\nTYPE=ext4\nUSAGE=filesystem\n", ours(FsType::Ext4)),
             ("DEVNAME=/dev/x\nUUID=a-b\nTYPE=xfs\n", ours(FsType::Xfs)),
             ("UUID=a-b\nUUID_SUB=c\nTYPE=btrfs\n", ours(FsType::Btrfs)),
-            ("UUID=a-b\nTYPE=crypto_LUKS\n", Content::Other("crypto_LUKS".to_owned())),
+            ("VERSION=1\nUUID=a-b\nTYPE=crypto_LUKS\n", Content::Other("crypto_LUKS".to_owned())),
+            ("VERSION=2\nUUID=A-b\nTYPE=crypto_LUKS\n", Content::Luks { uuid: "a-b".to_owned() }),
             ("TYPE=ext3\n", Content::Other("ext3".to_owned())),
             ("PTUUID=1\nPTTYPE=gpt\n", Content::Other("a partition table (gpt)".to_owned())),
             ("TYPE=ext4\nPTTYPE=dos\n", Content::Other("ext4 and a partition table (dos)".to_owned())),

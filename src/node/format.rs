@@ -15,6 +15,10 @@
 //!              │
 //!           forget the record ────────────────────────────────► use it
 //! ```
+//!
+//! An encrypted disk takes the same way twice: luksFormat in place of mkfs, and then, on the same record and what was
+//! unlocked, mkfs. What is in it can't be proven blank by reading, since noise is what zeroes decrypt to; so only the
+//! record, which is made before luksFormat and kept until mkfs has ended, allows a mkfs there.
 
 use tracing::{info, warn};
 
@@ -23,12 +27,14 @@ use super::{
     device::Device,
     filesystem::{self, Content},
     host::Open,
+    key::Key,
     lock::Lock,
-    record::Formatting,
+    luks,
+    record::{Formatting, Luks},
 };
 use crate::{
     error::Error,
-    volume::{FsType, Gib},
+    volume::{FsType, Gib, MkfsOptions},
 };
 
 /// All first superblocks lie in here; a cut-off mkfs left nothing else that another mkfs would refuse.
@@ -36,18 +42,22 @@ const HEAD_BYTES: usize = 128 << 10;
 
 /// What is asked of a disk's content.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
+pub(super) struct Wanted<'a> {
     /// The file system, if it matters.
     pub(super) fs: Option<FsType>,
     /// The cloud's word on the size, if it gave one.
     pub(super) size: Option<Gib>,
     /// A blank disk may be formatted.
     pub(super) blank: bool,
+    /// How its file system is laid out.
+    pub(super) mkfs_options: &'a MkfsOptions,
+    /// What is deleted is to be told to the disk, also through its encryption.
+    pub(super) discard: bool,
 }
 
 impl Core {
-    /// The file system on the disk, which is made if the disk is blank and may be formatted.
-    pub(super) async fn file_system(&self, device: &Device, wanted: Wanted, lock: &Lock) -> Result<FsType, Error> {
+    /// The file system on the device, which is made if the disk is blank and may be formatted.
+    pub(super) async fn file_system(&self, device: &Device, wanted: Wanted<'_>, lock: &Lock) -> Result<FsType, Error> {
         let host = self.host.as_ref();
         let record = self.records.load::<Formatting>(device.volume()).await?;
         let found = filesystem::probe(host, device, lock).await?;
@@ -61,18 +71,31 @@ impl Core {
                 fs
             }
             (Content::FileSystem { fs, complete: true, .. }, None) => fs,
-            (Content::Other(found), _) => {
-                return Err(refused(device, format!("it holds {found}"), "only ext4, xfs and btrfs are mounted"));
-            }
             (Content::FileSystem { fs, uuid, complete: false }, record) => match record {
-                Some(record) if record.uuid == uuid => self.redo(device, &record, wanted, lock).await?,
+                Some(record) if record.uuid == uuid => self.redo(device, record, wanted, lock).await?,
                 _ => {
                     let found = format!("it holds {fs} whose mkfs was cut off, and not one of this node");
                     return Err(refused(device, found, "format it by hand if nothing of it is needed"));
                 }
             },
-            (Content::Nothing, Some(record)) => self.redo(device, &record, wanted, lock).await?,
-            (Content::Nothing, None) => self.format(device, wanted, lock).await?,
+            (Content::Nothing, Some(record)) => self.redo(device, record, wanted, lock).await?,
+            (Content::Nothing, None) if device.is_mapping() => {
+                let found = "it was unlocked, and what is in it is nothing that is known here";
+                return Err(refused(
+                    device,
+                    found.to_owned(),
+                    "look at it; if nothing of it is needed make a new volume",
+                ));
+            }
+            (Content::Nothing, None) => {
+                let record = self.proven_blank(device, wanted, None, lock).await?;
+                self.make(device, &record, wanted, lock).await?
+            }
+            (found @ (Content::Luks { .. } | Content::Other(_)), _) => {
+                let remedy = "only ext4, xfs and btrfs are mounted, encrypted ones if the attribute `encrypted` of the \
+                              PersistentVolume says so";
+                return Err(refused(device, format!("it holds {found}"), remedy));
+            }
         };
         match wanted.fs {
             Some(asked) if asked != fs => Err(Error::Precondition(format!(
@@ -84,7 +107,53 @@ impl Core {
         }
     }
 
-    async fn format(&self, device: &Device, wanted: Wanted, lock: &Lock) -> Result<FsType, Error> {
+    /// The unlocked disk, which is made an encrypted one if it is blank and may be formatted. With `raw` there will be no
+    /// file system in it.
+    pub(super) async fn unlocked(
+        &self,
+        device: &Device,
+        wanted: Wanted<'_>,
+        key: &Key,
+        raw: bool,
+        lock: &Lock,
+    ) -> Result<Device, Error> {
+        self.lock_stale(device, lock).await?;
+        if let Some(open) = device.mapped(&luks::name(device.volume())).await? {
+            return Ok(open);
+        }
+        let host = self.host.as_ref();
+        let record = self.records.load::<Formatting>(device.volume()).await?;
+        let found = filesystem::probe(host, device, lock).await?;
+        match (found, record) {
+            (Content::Luks { uuid }, Some(record)) => match &record.luks {
+                Some(luks) if luks.uuid == uuid && !luks.complete => {
+                    self.redo_luks(device, record, wanted, key, raw, lock).await?;
+                }
+                Some(luks) if luks.uuid == uuid => {}
+                _ => {
+                    warn!(volume = %device.volume(), uuid, "was encrypted elsewhere since our own mkfs was cut off");
+                    self.records.forget::<Formatting>(device.volume()).await?;
+                }
+            },
+            (Content::Luks { .. }, None) => {}
+            (Content::Nothing, Some(record)) => self.redo_luks(device, record, wanted, key, raw, lock).await?,
+            (Content::Nothing, None) => self.encrypt(device, wanted, key, raw, lock).await?,
+            (found @ (Content::FileSystem { .. } | Content::Other(_)), _) => {
+                let remedy = "its PersistentVolume says that it is encrypted; data is never encrypted in its place";
+                return Err(refused(device, format!("it holds {found}"), remedy));
+            }
+        }
+        self.unlock(device, key, wanted.discard, lock).await
+    }
+
+    /// Proves that the disk may be formatted and is blank, and records that.
+    async fn proven_blank(
+        &self,
+        device: &Device,
+        wanted: Wanted<'_>,
+        luks: Option<Luks>,
+        lock: &Lock,
+    ) -> Result<Formatting, Error> {
         if !wanted.blank {
             return Err(refused(
                 device,
@@ -97,81 +166,180 @@ impl Core {
         // Once more, now that the whole of where it looks is known to be readable.
         match filesystem::probe(host, device, lock).await? {
             Content::Nothing => {}
-            found => return Err(refused(device, format!("it holds {found:?}"), "repeat the call")),
+            found => return Err(refused(device, format!("it holds {found}"), "repeat the call")),
         }
-        let fs = wanted.fs.unwrap_or_default();
         let uuid = host.new_uuid().map_err(|cause| Error::io("make a UUID for", device.node(), cause))?;
         let record = Formatting {
             volume: device.volume().to_string(),
             serial: device.serial().to_owned(),
             size: device.size(),
-            fs: fs.as_str().to_owned(),
+            fs: wanted.fs.unwrap_or_default().as_str().to_owned(),
             uuid,
             boot_id: host.boot().id.clone(),
             diskseq: device.diskseq(),
+            luks,
         };
         self.records.save(device.volume(), &record).await?;
-        self.make(device, fs, &record.uuid, lock).await
+        Ok(record)
     }
 
-    /// Finishes a mkfs that was cut off, if this is the disk that it worked on and nobody else had it since.
-    async fn redo(&self, device: &Device, record: &Formatting, wanted: Wanted, lock: &Lock) -> Result<FsType, Error> {
-        let host = self.host.as_ref();
-        let fs = FsType::parse(&record.fs).unwrap_or_default();
-        let is_the_disk = record.volume == device.volume().as_str()
-            && record.serial == device.serial()
-            && record.size == device.size();
+    /// Whether nothing but our own cut-off mkfs can have written to the disk since it was proven blank.
+    fn never_left(&self, device: &Device, record: &Formatting) -> bool {
         // The kernel gives no diskseq twice: a disk that was away in between has another.
-        let never_left =
-            record.boot_id == host.boot().id && record.diskseq.is_some() && record.diskseq == device.diskseq();
-        if !is_the_disk || !never_left && filesystem::has_traces(device, fs).await? {
-            let found = format!(
-                "a mkfs of {fs} was cut off on a disk of serial {} and {} bytes, and this one may hold something newer",
-                record.serial, record.size
-            );
-            return Err(refused(device, found, &self.remove_record(device)));
+        record.boot_id == self.host.boot().id && record.diskseq.is_some() && record.diskseq == device.diskseq()
+    }
+
+    /// Whether the record is of this disk. It may have grown since.
+    fn is_of(device: &Device, record: &Formatting) -> bool {
+        record.volume == device.volume().as_str()
+            && record.serial == device.serial()
+            && record.size <= device.disk_size()
+    }
+
+    /// Finishes a mkfs that was cut off, or never began, if this is the disk that it was for and nobody else had it
+    /// since.
+    async fn redo(
+        &self,
+        device: &Device,
+        record: Formatting,
+        wanted: Wanted<'_>,
+        lock: &Lock,
+    ) -> Result<FsType, Error> {
+        let fs = FsType::parse(&record.fs).unwrap_or_default();
+        let never_left = self.never_left(device, &record);
+        if record.luks.is_some() != device.is_mapping()
+            || !Self::is_of(device, &record)
+            || !never_left && (device.is_mapping() || filesystem::has_traces(device, fs).await?)
+        {
+            return Err(self.may_be_newer(device, &record));
         }
         if !never_left {
             // It was away, or may have been: what the record proves is that it once was blank, so prove it again.
             info!(volume = %device.volume(), "the disk may have been away since its mkfs was cut off");
             self.records.forget::<Formatting>(device.volume()).await?;
-            return self.format(device, Wanted { blank: true, fs: wanted.fs.or(Some(fs)), ..wanted }, lock).await;
+            let wanted = Wanted { blank: true, fs: wanted.fs.or(Some(fs)), ..wanted };
+            let record = self.proven_blank(device, wanted, None, lock).await?;
+            return self.make(device, &record, wanted, lock).await;
         }
-        warn!(volume = %device.volume(), device = %device.node_str(), %fs, "a mkfs was cut off; doing it again");
+        info!(volume = %device.volume(), device = %device.node_str(), %fs, "making the file system that was begun");
+        self.wipe(device).await?;
+        self.make(device, &record, wanted, lock).await
+    }
+
+    async fn redo_luks(
+        &self,
+        device: &Device,
+        record: Formatting,
+        wanted: Wanted<'_>,
+        key: &Key,
+        raw: bool,
+        lock: &Lock,
+    ) -> Result<(), Error> {
+        if record.luks.is_none() || !Self::is_of(device, &record) {
+            return Err(self.may_be_newer(device, &record));
+        }
+        if self.never_left(device, &record) {
+            info!(volume = %device.volume(), device = %device.node_str(), "encrypting the disk was cut off; doing it again");
+            self.wipe(device).await?;
+            return self.make_luks(device, record, key, raw, lock).await;
+        }
+        // What it once was proves nothing any more; unless it still is blank this is refused.
+        info!(volume = %device.volume(), "the disk may have been away since it was to be encrypted");
+        self.records.forget::<Formatting>(device.volume()).await?;
+        self.encrypt(device, Wanted { blank: true, ..wanted }, key, raw, lock).await
+    }
+
+    async fn encrypt(
+        &self,
+        device: &Device,
+        wanted: Wanted<'_>,
+        key: &Key,
+        raw: bool,
+        lock: &Lock,
+    ) -> Result<(), Error> {
+        let uuid = self.host.new_uuid().map_err(|cause| Error::io("make a UUID for", device.node(), cause))?;
+        let luks = Luks { uuid, complete: false };
+        let record = self.proven_blank(device, wanted, Some(luks), lock).await?;
+        self.make_luks(device, record, key, raw, lock).await
+    }
+
+    async fn make_luks(
+        &self,
+        device: &Device,
+        mut record: Formatting,
+        key: &Key,
+        raw: bool,
+        lock: &Lock,
+    ) -> Result<(), Error> {
+        let Some(luks) = &mut record.luks else { return Err(self.may_be_newer(device, &record)) };
+        luks::format(self.host.as_ref(), device, &luks.uuid, key, lock).await?;
+        if raw {
+            return self.finish(device).await;
+        }
+        // From here on what is in it has to be unlocked to be known.
+        luks.complete = true;
+        sync(device).await?;
+        self.records.save(device.volume(), &record).await
+    }
+
+    /// Takes away what a mkfs that was cut off left at the head, which the next one would refuse; of an encrypted disk
+    /// that is what noise decrypts to.
+    async fn wipe(&self, device: &Device) -> Result<(), Error> {
         device.verify().await?;
-        let disk =
-            host.open(device.node(), Open::Write).await.map_err(|cause| Error::io("open", device.node(), cause))?;
+        let node = device.node();
+        let disk = self.host.open(node, Open::Write).await.map_err(|cause| Error::io("open", node, cause))?;
         if disk.number() != device.number() {
             return Err(refused(device, format!("its node is device {} now", disk.number()), "repeat the call"));
         }
-        let wipe = move || disk.write_zeroes(0, HEAD_BYTES).and_then(|()| disk.sync());
-        tokio::task::spawn_blocking(wipe)
+        tokio::task::spawn_blocking(move || disk.write_zeroes(0, HEAD_BYTES).and_then(|()| disk.sync()))
             .await
             .map_err(|panicked| Error::Panicked(panicked.to_string()))?
-            .map_err(|cause| Error::io("wipe", device.node(), cause))?;
-        self.make(device, fs, &record.uuid, lock).await
+            .map_err(|cause| Error::io("wipe", node, cause))
     }
 
-    async fn make(&self, device: &Device, fs: FsType, uuid: &str, lock: &Lock) -> Result<FsType, Error> {
-        filesystem::make(self.host.as_ref(), device, fs, uuid, lock).await?;
+    async fn make(
+        &self,
+        device: &Device,
+        record: &Formatting,
+        wanted: Wanted<'_>,
+        lock: &Lock,
+    ) -> Result<FsType, Error> {
+        let fs = FsType::parse(&record.fs).unwrap_or_default();
+        let options = wanted.mkfs_options.arguments(fs);
+        filesystem::make(self.host.as_ref(), device, fs, &record.uuid, options, lock).await?;
         self.finish(device).await?;
         Ok(fs)
     }
 
-    /// The file system is whole: once the disk has it, the record has served.
+    /// What was to be made is whole: once the disk has it, the record has served.
     async fn finish(&self, device: &Device) -> Result<(), Error> {
-        let disk = device.held();
-        tokio::task::spawn_blocking(move || disk.sync())
-            .await
-            .map_err(|panicked| Error::Panicked(panicked.to_string()))?
-            .map_err(|cause| Error::io("sync", device.node(), cause))?;
+        sync(device).await?;
         self.records.forget::<Formatting>(device.volume()).await
+    }
+
+    fn may_be_newer(&self, device: &Device, record: &Formatting) -> Error {
+        let found = format!(
+            "a mkfs of {} was cut off on a disk of serial {} and {} bytes, and this one may hold something newer",
+            record.fs, record.serial, record.size
+        );
+        refused(device, found, &self.remove_record(device))
     }
 
     fn remove_record(&self, device: &Device) -> String {
         let path = self.host.paths().state_dir.join(format!("{}.formatting.json", device.volume()));
-        format!("if what it holds is wanted, remove {} on this node", path.display())
+        format!(
+            "look at it: if what it holds is wanted remove {} on this node, if not make a new volume",
+            path.display()
+        )
     }
+}
+
+async fn sync(device: &Device) -> Result<(), Error> {
+    let disk = device.held();
+    tokio::task::spawn_blocking(move || disk.sync())
+        .await
+        .map_err(|panicked| Error::Panicked(panicked.to_string()))?
+        .map_err(|cause| Error::io("sync", device.node(), cause))
 }
 
 fn refused(device: &Device, found: String, remedy: &str) -> Error {

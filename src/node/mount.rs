@@ -1,19 +1,25 @@
 //! Mounting and unmounting by the mount table's truth: device numbers, never paths or `stat`.
 
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use tokio::{fs, time::timeout};
+use tokio::{
+    fs,
+    time::{Instant, sleep, timeout},
+};
 use tracing::{info, warn};
 
 use super::{
     Core,
     device::{self, Device},
+    expand::not_mounted,
     filesystem,
-    host::{Disk, Errno, Found, MountCall, MountFlags, Serial, errno},
+    host::{DeviceNumber, Disk, Errno, Found, MountCall, MountFlags, Serial, errno},
     lock::Lock,
+    luks,
     mountinfo::{self, Mount},
     options::Options,
     record::Staged,
@@ -26,6 +32,9 @@ use crate::{
 /// More mounts than this on one path are not of our making.
 const MAX_STACKED: usize = 32;
 
+/// Between two tries to unmount what is in use.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
 /// Directories that we make are the kubelet's alone.
 const DIRECTORY_MODE: u32 = 0o750;
 const FILE_MODE: u32 = 0o660;
@@ -33,7 +42,7 @@ const FILE_MODE: u32 = 0o660;
 /// Whose disk is behind a mount.
 #[derive(Debug)]
 pub(super) enum Owner {
-    /// The volume's.
+    /// The volume's; this is the disk itself, also where what unlocks it is mounted.
     Volume(Disk),
     /// A disk that the machine has no more.
     Gone,
@@ -49,7 +58,8 @@ pub(super) enum Kind {
 }
 
 impl Core {
-    /// Mounts the disk's file system; one that is damaged is checked once.
+    /// Mounts the disk's file system. One that is damaged, or says that it is, is checked once: after its journal has
+    /// been replayed by the mount, as far as that could be.
     pub(super) async fn mount_disk(
         &self,
         device: &Device,
@@ -58,6 +68,42 @@ impl Core {
         options: &Options,
         lock: &Lock,
     ) -> Result<(), Error> {
+        let host = self.host.as_ref();
+        let read_only = options.is_read_only();
+        device.verify().await?;
+        if let Err(cause) = self.try_mount(device, fs, path, options).await {
+            match errno(&cause) {
+                Errno::EINVAL if options.has_data() => {
+                    let problem = format!("the kernel refuses to mount {fs} with {}; see its log", options.data(fs));
+                    return Err(Error::invalid("mount_flags", problem));
+                }
+                Errno::EROFS => return Err(needs_writes(device, fs, "the disk takes no writes")),
+                Errno::EINVAL | Errno::EUCLEAN | Errno::EBADMSG | Errno::EIO if read_only => {
+                    let found = format!("its file system does not mount ({cause}), and is not mended for readers");
+                    return Err(needs_writes(device, fs, &found));
+                }
+                Errno::EINVAL | Errno::EUCLEAN | Errno::EBADMSG | Errno::EIO => {}
+                _ => return Err(Error::io("mount", device.node(), cause)),
+            }
+            warn!(volume = %device.volume(), device = %device.node_str(), %fs, error = %cause, "did not mount; checking");
+        } else {
+            self.check_mounted(device, path).await?;
+            if read_only || !filesystem::says_it_has_errors(device, fs).await? {
+                return Ok(());
+            }
+            warn!(volume = %device.volume(), device = %device.node_str(), %fs, "says that it has errors; checking");
+            if let Some(mount) = mountinfo::at(&host.mounts().await?, path) {
+                self.unmount(device.volume(), mount, false).await?;
+            }
+        }
+        filesystem::check(host, device, fs, lock).await?;
+        device.verify().await?;
+        let mounted = self.try_mount(device, fs, path, options).await;
+        mounted.map_err(|cause| Error::io("mount", device.node(), cause))?;
+        self.check_mounted(device, path).await
+    }
+
+    async fn try_mount(&self, device: &Device, fs: FsType, path: &Path, options: &Options) -> io::Result<()> {
         let call = MountCall {
             source: Some(device.node().to_owned()),
             target: path.to_owned(),
@@ -65,22 +111,7 @@ impl Core {
             flags: options.flags,
             data: options.data(fs),
         };
-        device.verify().await?;
-        let Err(cause) = self.host.mount(call.clone()).await else { return self.check_mounted(device, path).await };
-        match errno(&cause) {
-            Errno::EINVAL if options.has_data() => {
-                let problem = format!("the kernel refuses to mount {fs} with {}; see its log", options.data(fs));
-                return Err(Error::invalid("mount_flags", problem));
-            }
-            Errno::EINVAL | Errno::EUCLEAN | Errno::EBADMSG | Errno::EIO => {}
-            _ => return Err(Error::io("mount", device.node(), cause)),
-        }
-        // The journal has been replayed by the mount itself, as far as it could be.
-        warn!(volume = %device.volume(), device = %device.node_str(), %fs, error = %cause, "did not mount; checking");
-        filesystem::check(self.host.as_ref(), device, fs, lock).await?;
-        device.verify().await?;
-        self.host.mount(call).await.map_err(|cause| Error::io("mount", device.node(), cause))?;
-        self.check_mounted(device, path).await
+        self.host.mount(call).await
     }
 
     /// Holds what was just mounted against the proof: a disk that came in its place in between is let go at once.
@@ -155,6 +186,7 @@ impl Core {
 
     async fn unmount(&self, volume: &VolumeId, mount: &Mount, gone: bool) -> Result<(), Error> {
         let path = &mount.target;
+        let busy_until = Instant::now() + self.patience.busy;
         let mut unmounting = self.host.unmount(path, false);
         let lazily = loop {
             match timeout(self.patience.unmount, &mut unmounting).await {
@@ -164,6 +196,19 @@ impl Core {
                     Errno::EINVAL | Errno::ENOENT => return Ok(()),
                     Errno::EIO | Errno::ENXIO | Errno::ENODEV => break true,
                     Errno::EBUSY if gone => break true,
+                    // A program that looks at all disks, or one that is just being started and still has a copy of what
+                    // its parent has open, is done in a moment.
+                    Errno::EBUSY if Instant::now() < busy_until => {
+                        sleep(BUSY_PAUSE).await;
+                        unmounting = self.host.unmount(path, false);
+                    }
+                    Errno::EBUSY => {
+                        return Err(Error::Precondition(format!(
+                            "volume {volume}: {} is in use, so it was not unmounted; a process of this node has a file \
+                             or its working directory there",
+                            path.display()
+                        )));
+                    }
                     _ => return Err(Error::io("unmount", path, cause)),
                 },
                 // A disk that is there may just have much to write, and must not be detached before it is done.
@@ -230,13 +275,11 @@ impl Core {
     }
 
     /// Whose disk is behind `mount`. A volume without a record was staged by another driver of this cloud: then any of
-    /// the cloud's disks passes, since the path is the kubelet's own for the volume.
+    /// the cloud's disks passes, since the path is the kubelet's own for the volume. No other disk is waited for.
     pub(super) async fn owner(&self, volume: &VolumeId, mount: &Mount) -> Result<Owner, Error> {
         let record = self.records.load::<Staged>(volume).await?;
-        let disks = self.host.disks().await?;
         let number = mount.device;
-        let Some(disk) = disks.into_iter().find(|disk| disk.number == number || disk.partitions.contains(&number))
-        else {
+        let Some(found) = self.host.disk(number).await? else {
             // Btrfs shows no number of its disk; the node that it names goes with that.
             let lost_btrfs = record.is_some()
                 && mount.fs_type == FsType::Btrfs.as_str()
@@ -245,22 +288,60 @@ impl Core {
             let is_recorded = record.is_some_and(|record| record.device == number);
             // Numbers of major 0 are of no disk: tmpfs, overlay, NFS. What the kernel has is not gone, though it may
             // not be among the disks with a serial.
-            let is_gone = lost_btrfs
-                || is_recorded
-                || (number.major != 0
-                    && !self.host.exists(number).await.map_err(|cause| Error::io("look for", &mount.source, cause))?);
+            let is_gone = lost_btrfs || is_recorded || (number.major != 0 && !self.exists(number).await?);
             return Ok(if is_gone { Owner::Gone } else { Owner::Other(format!("{} ({number})", mount.fs_type)) });
+        };
+        let other = || Ok(Owner::Other(format!("disk {} ({number})", found.name)));
+        let disk = match &found.mapping {
+            None if found.number == number => found.clone(),
+            // One of its partitions.
+            None => return other(),
+            Some(mapping) if mapping.name != luks::name(volume) => return other(),
+            Some(mapping) => match mapping.over.as_slice() {
+                [] => return Ok(Owner::Gone),
+                [beneath] => match self.host.disk(*beneath).await? {
+                    Some(disk) => disk,
+                    None if self.exists(*beneath).await? => return other(),
+                    None => return Ok(Owner::Gone),
+                },
+                _ => return other(),
+            },
         };
         let is_ours = match (&disk.serial, &record) {
             (Serial::Text(shown), Some(record)) => device::is_same(shown, &record.serial),
             (Serial::Text(shown), None) => (self.profile.is_volume_serial)(shown),
             (Serial::Absent | Serial::Unreadable(_), _) => false,
         };
-        Ok(if is_ours && disk.number == number {
-            Owner::Volume(disk)
-        } else {
-            Owner::Other(format!("disk {} ({number})", disk.name))
+        if is_ours { Ok(Owner::Volume(disk)) } else { other() }
+    }
+
+    /// Whether the kernel has any block device of this number.
+    pub(super) async fn exists(&self, number: DeviceNumber) -> Result<bool, Error> {
+        let exists = self.host.exists(number).await;
+        exists.map_err(|cause| Error::io("look for", format!("block device {number}"), cause))
+    }
+
+    /// A path of the caller's as the mount table has it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] outside of the kubelet's directory, [`Error::Precondition`] if a link leads there.
+    pub(super) async fn resolve(&self, field: &str, path: &Path) -> Result<PathBuf, Error> {
+        self.host.resolve(path).await.map_err(|cause| match cause.kind() {
+            ErrorKind::PermissionDenied => Error::invalid(field, format!("{}: {cause}", path.display())),
+            _ if errno(&cause) == Errno::ELOOP => Error::Precondition(format!(
+                "{field}: a symbolic link is on the way to {}; none is followed in the kubelet's directory",
+                path.display()
+            )),
+            _ => Error::io("resolve", path, cause),
         })
+    }
+
+    /// The same of a path where the volume is said to be; one that cannot be is just not where it is.
+    pub(super) async fn resolve_mounted(&self, volume: &VolumeId, path: &Path) -> Result<PathBuf, Error> {
+        match self.resolve("volume_path", path).await {
+            Err(Error::Invalid { .. }) => Err(not_mounted(volume, path)),
+            resolved => resolved,
+        }
     }
 }
 
@@ -280,8 +361,23 @@ fn in_words(found: Found) -> String {
     }
 }
 
+/// The error of a file system that a read-only mount cannot bring in order.
+fn needs_writes(device: &Device, fs: FsType, found: &str) -> Error {
+    let without_replay = match fs {
+        FsType::Ext4 => "noload",
+        FsType::Xfs => "norecovery",
+        FsType::Btrfs => "rescue=nologreplay",
+    };
+    Error::Precondition(format!(
+        "volume {}: {fs} on {} cannot be mounted read-only: {found}; stage it once for writing, or ask for the mount \
+         option {without_replay}, which shows it as it was before its last writes",
+        device.volume(),
+        device.node().display()
+    ))
+}
+
 /// The places where the disk of `number` is mounted or its node is bound.
-pub(super) fn places_of(mounts: &[Mount], number: super::host::DeviceNumber) -> Vec<&Mount> {
+pub(super) fn places_of(mounts: &[Mount], number: DeviceNumber) -> Vec<&Mount> {
     mounts.iter().filter(|mount| mount.device == number).collect()
 }
 

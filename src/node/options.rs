@@ -84,6 +84,11 @@ impl Options {
         data.join(",")
     }
 
+    /// Whether what is deleted is to be told to the disk at once.
+    pub(crate) fn discards(&self) -> bool {
+        self.data.iter().any(|option| option == "discard" || option.starts_with("discard="))
+    }
+
     /// Whether the caller gave options that the file system itself has to understand.
     pub(crate) fn has_data(&self) -> bool {
         !self.data.is_empty()

@@ -19,9 +19,10 @@ use tracing::{debug, info};
 use super::{
     Core, Publish,
     device::Device,
-    host::{Serial, Tool},
+    host::{Disk, Serial, Tool},
     lock::Lock,
-    mount::{Kind, agree, places_of, taken, writable},
+    luks,
+    mount::{Kind, Owner, agree, places_of, taken, writable},
     mountinfo::{self, Mount},
     options::Options,
     record::Staged,
@@ -54,7 +55,7 @@ impl Core {
             return Err(taken(volume, &request.staging_path, staging, &device));
         }
         let mut record = self.record_of(&device).await?;
-        let is_half = record.half_published.as_ref() == Some(target);
+        let is_half = record.half_published.contains(target);
         match mountinfo::at(&mounts, target) {
             Some(mount) if mount.device != device.number() || mount.is_node => {
                 return Err(taken(volume, target, mount, &device));
@@ -75,7 +76,7 @@ impl Core {
                 }
                 self.prepare(target, Kind::Directory).await?;
                 if read_only && !is_half {
-                    record.half_published = Some(target.clone());
+                    record.half_published.insert(target.clone());
                     self.records.save(volume, &record).await?;
                 }
                 self.bind(&device, &request.staging_path, target).await?;
@@ -84,7 +85,7 @@ impl Core {
         if read_only {
             self.make_read_only(target).await?;
         }
-        if record.half_published.take().is_some() {
+        if record.half_published.remove(target) {
             self.records.save(volume, &record).await?;
         }
         info!(%volume, path = %target.display(), read_only, "published");
@@ -132,8 +133,7 @@ impl Core {
     pub(super) async fn unpublish(&self, volume: &VolumeId, target: &Path, lock: &Lock) -> Result<(), Error> {
         self.clear(volume, target).await?;
         let Some(mut record) = self.records.load::<Staged>(volume).await? else { return Ok(()) };
-        if record.half_published.as_deref() == Some(target) {
-            record.half_published = None;
+        if record.half_published.remove(target) {
             self.records.save(volume, &record).await?;
         }
         if record.set_read_only {
@@ -145,41 +145,47 @@ impl Core {
     /// Undoes `blockdev --setro` once nobody has the disk any more.
     pub(super) async fn make_disk_writable(&self, volume: &VolumeId, lock: &Lock) -> Result<(), Error> {
         let Some(mut record) = self.records.load::<Staged>(volume).await? else { return Ok(()) };
-        if let Some(number) = self.number_of(&record.serial).await? {
+        if let Some(number) = self.number_of(volume, &record).await? {
             if !places_of(&self.host.mounts().await?, number).is_empty() {
                 return Ok(());
             }
-            let device = Device::prove(&self.host, self.profile.link_prefix, volume, &record.serial).await?;
-            let tool = Tool::Blockdev;
-            self.host.run(tool, &["--setrw", device.node_str()], None, lock).await?.ok(tool, device.node())?;
+            let disk = Device::prove(&self.host, self.profile.link_prefix, volume, &record.serial).await?;
+            let device = if record.encrypted { disk.mapped(&luks::name(volume)).await? } else { Some(disk) };
+            if let Some(device) = device {
+                let tool = Tool::Blockdev;
+                self.host.run(tool, &["--setrw", device.node_str()], None, lock).await?.ok(tool, device.node())?;
+            }
         }
         record.set_read_only = false;
         self.records.save(volume, &record).await
     }
 
-    /// The volume's disk, by the serial in the request, in the record, or of the disk that is staged.
+    /// The volume's disk, or what unlocks it, by the serial in the request, in the record, or of the disk that is staged.
     async fn proven(&self, request: &Publish, staging: Option<&Mount>) -> Result<Device, Error> {
         let volume = &request.volume;
-        let recorded = self.records.load::<Staged>(volume).await?.map(|record| record.serial);
+        let record = self.records.load::<Staged>(volume).await?;
         let told = request.attachment.as_ref().map(|attachment| attachment.serial.clone());
-        if let (Some(recorded), Some(told)) = (&recorded, &told)
-            && recorded != told
+        if let (Some(record), Some(told)) = (&record, &told)
+            && record.serial != *told
         {
             return Err(Error::Precondition(format!(
-                "volume {volume} is staged as serial {recorded}, the request says {told}"
+                "volume {volume} is staged as serial {}, the request says {told}",
+                record.serial
             )));
         }
-        let serial = match told.or(recorded) {
-            Some(serial) => Some(serial),
-            None => self.host.disks().await?.into_iter().find_map(|disk| match disk.serial {
-                Serial::Text(serial) if staging.is_some_and(|mount| mount.device == disk.number) => {
-                    (self.profile.is_volume_serial)(&serial).then_some(serial)
-                }
+        let is_encrypted = record.as_ref().is_some_and(|record| record.encrypted);
+        let serial = match (told.or(record.map(|record| record.serial)), staging) {
+            (Some(serial), _) => Some(serial),
+            (None, Some(mount)) => match self.owner(volume, mount).await? {
+                Owner::Volume(Disk { serial: Serial::Text(serial), .. }) => Some(serial),
                 _ => None,
-            }),
+            },
+            (None, None) => None,
         };
         let serial = serial.ok_or_else(|| not_staged(request))?;
-        Device::prove(&self.host, self.profile.link_prefix, volume, &serial).await
+        let disk = Device::prove(&self.host, self.profile.link_prefix, volume, &serial).await?;
+        // Of an encrypted volume the disk itself is never shown.
+        if is_encrypted { disk.mapped(&luks::name(volume)).await?.ok_or_else(|| not_staged(request)) } else { Ok(disk) }
     }
 
     /// What is recorded of the volume; of one that another driver staged nothing is yet.

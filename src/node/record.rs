@@ -1,6 +1,7 @@
 //! The node's durable records: which volume is staged as which disk, and which disk a mkfs was begun on.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
@@ -16,14 +17,17 @@ use crate::{error::Error, volume::VolumeId};
 pub(crate) struct Staged {
     /// The serial that its disk was proven by.
     pub(crate) serial: String,
-    /// The number that its disk had.
+    /// The number of the device that is mounted or shown: the disk's, or that of what unlocks it.
     pub(crate) device: DeviceNumber,
     /// The disk was made read-only by us, for raw block publishes that are.
     #[serde(default)]
     pub(crate) set_read_only: bool,
-    /// A target that is bound and about to be made read-only: until it is, its mount is not what it will be.
+    /// Targets that are bound and about to be made read-only: until they are, their mounts are not what they will be.
     #[serde(default)]
-    pub(crate) half_published: Option<PathBuf>,
+    pub(crate) half_published: BTreeSet<PathBuf>,
+    /// What is mounted or shown is what was unlocked, never the disk itself.
+    #[serde(default)]
+    pub(crate) encrypted: bool,
 }
 
 /// A disk was proven to be this volume's and blank, and mkfs is about to start, or was cut off.
@@ -43,13 +47,30 @@ pub(crate) struct Formatting {
     pub(crate) boot_id: String,
     /// The disk's own number in that run.
     pub(crate) diskseq: Option<u64>,
+    /// The disk is to be encrypted before.
+    #[serde(default)]
+    pub(crate) luks: Option<Luks>,
+}
+
+/// A blank disk is being made an encrypted one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Luks {
+    /// Its UUID, which nobody else can have.
+    pub(crate) uuid: String,
+    /// luksFormat has ended; from here on mkfs may be at work in it.
+    pub(crate) complete: bool,
 }
 
 impl Staged {
     /// The record of a volume that is staged as this disk, and nothing more.
     pub(crate) fn of(device: &Device) -> Self {
-        let serial = device.serial().to_owned();
-        Self { serial, device: device.number(), set_read_only: false, half_published: None }
+        Self {
+            serial: device.serial().to_owned(),
+            device: device.number(),
+            set_read_only: false,
+            half_published: BTreeSet::new(),
+            encrypted: device.is_mapping(),
+        }
     }
 }
 
@@ -166,7 +187,8 @@ mod tests {
             serial: "s".to_owned(),
             device: DeviceNumber { major: 7, minor: 1 },
             set_read_only: false,
-            half_published: None,
+            half_published: BTreeSet::from(["/target".into()]),
+            encrypted: false,
         };
         records.save(&volume, &staged).await.unwrap();
         staged.set_read_only = true;

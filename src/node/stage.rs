@@ -1,14 +1,15 @@
 //! Stage: the volume's file system is mounted for the node; unstage: it is not, and the disk can be detached.
 //!
 //! ```text
-//!  attached ──disk proven──► known ──mounted there already?──yes──┐
-//!                              │ no                               │
-//!                       file system found,                        │
+//!  attached ──disk proven──► known ──encrypted? unlocked (`luks`)──► mounted there already?──yes──┐
+//!                                                                   │ no                          │
+//!                              ┌────────────────────────────────────┘                             │
+//!                       file system found,                        ┌───────────────────────────────┘
 //!                       or made on a blank disk (`format`)        │
 //!                              │                                  ▼
 //!                           mounted ──mount table agrees──► grown to the disk ──► staged
 //!
-//!  staged ──published nowhere──► unmounted ──disk flushed──► forgotten
+//!  staged ──published nowhere──► unmounted ──flushed──encrypted? locked──► forgotten
 //! ```
 //!
 //! Every step finds out from the machine what is done already, so that a call can be repeated from anywhere. A raw
@@ -27,7 +28,7 @@ use super::{
     host::{DeviceNumber, Open, Serial},
     lock::Lock,
     mount::{Kind, Owner, agree, places_of, taken},
-    mountinfo,
+    mountinfo::{self, Mount},
     options::Options,
     record::Staged,
 };
@@ -41,52 +42,92 @@ impl Core {
         let (volume, path, attachment) = (&request.volume, &request.staging_path, &request.attachment);
         let prefix = self.profile.link_prefix;
         let until = deadline.unwrap_or_else(|| Instant::now() + self.patience.arrival);
-        let device = Device::arrive(&self.host, prefix, volume, &attachment.serial, until).await?;
-        let (fs_type, flags) = match &request.access {
-            Access::Block => return self.remember(&device).await,
-            Access::Mount { fs_type, flags } => (*fs_type, flags),
+        let disk = Device::arrive(&self.host, prefix, volume, &attachment.serial, until).await?;
+        let options = match &request.access {
+            Access::Mount { flags, .. } => Some(Options::parse(flags, request.read_only)?),
+            Access::Block => None,
         };
-        let options = Options::parse(flags, request.read_only)?;
-        let mut mounts = self.host.mounts().await?;
-        if let Some(mount) = mountinfo::at(&mounts, path)
-            && mount.device != device.number()
-            && matches!(self.owner(volume, mount).await?, Owner::Gone)
-        {
-            // The volume was taken away under its mount, and has come back as another disk.
-            self.clear(volume, path).await?;
-            mounts = self.host.mounts().await?;
+        let wanted = Wanted {
+            fs: request.access.fs_type(),
+            size: attachment.size,
+            blank: request.blank,
+            mkfs_options: &request.mkfs_options,
+            discard: options.as_ref().is_some_and(Options::discards),
+        };
+        let mounts = self.free_of_the_dead(volume, path, &disk, lock).await?;
+        let device = match &request.key {
+            None => disk,
+            Some(key) => self.unlocked(&disk, wanted, key, options.is_none(), lock).await?,
+        };
+        match options {
+            // Of a raw block volume nothing is read and nothing mounted.
+            None => self.remember(&device).await,
+            Some(options) => self.stage_mount(request, &device, wanted, &options, &mounts, lock).await,
         }
-        let fresh = mountinfo::at(&mounts, path).is_none();
-        let fs = match mountinfo::at(&mounts, path) {
-            Some(mount) if mount.device != device.number() => return Err(taken(volume, path, mount, &device)),
+    }
+
+    /// The mount table, after a mount of a disk that is gone was taken away from `path`: the volume was taken away under
+    /// it, and has come back as another disk.
+    async fn free_of_the_dead(
+        &self,
+        volume: &VolumeId,
+        path: &Path,
+        disk: &Device,
+        lock: &Lock,
+    ) -> Result<Vec<Mount>, Error> {
+        let mounts = self.host.mounts().await?;
+        match mountinfo::at(&mounts, path) {
+            Some(mount) if mount.device != disk.number() && matches!(self.owner(volume, mount).await?, Owner::Gone) => {
+                self.clear(volume, path).await?;
+                self.lock_volume(volume, lock).await?;
+                self.host.mounts().await
+            }
+            _ => Ok(mounts),
+        }
+    }
+
+    async fn stage_mount(
+        &self,
+        request: &Stage,
+        device: &Device,
+        wanted: Wanted<'_>,
+        options: &Options,
+        mounts: &[Mount],
+        lock: &Lock,
+    ) -> Result<(), Error> {
+        let (volume, path) = (&request.volume, &request.staging_path);
+        let mounted = mountinfo::at(mounts, path);
+        let fs = match mounted {
+            Some(mount) if mount.device != device.number() => return Err(taken(volume, path, mount, device)),
             Some(mount) => {
                 agree(mount, options.is_read_only())?;
                 let fs = FsType::ALL.into_iter().find(|fs| fs.as_str() == mount.fs_type);
-                let Some(fs) = fs.filter(|fs| fs_type.is_none_or(|asked| asked == *fs)) else {
+                let Some(fs) = fs.filter(|fs| wanted.fs.is_none_or(|asked| asked == *fs)) else {
                     return Err(Error::Differs {
                         subject: format!("the mount at {}", path.display()),
-                        difference: format!("it is {}, {} was asked for", mount.fs_type, fs_type.unwrap_or_default()),
+                        difference: format!("it is {}, {} was asked for", mount.fs_type, wanted.fs.unwrap_or_default()),
                     });
                 };
                 debug!(%volume, path = %path.display(), "is staged already");
-                self.remember(&device).await?;
+                self.remember(device).await?;
                 fs
             }
             None => {
-                let wanted = Wanted { fs: fs_type, size: attachment.size, blank: request.blank };
-                let fs = self.file_system(&device, wanted, lock).await?;
+                let fs = self.file_system(device, wanted, lock).await?;
                 self.prepare(path, Kind::Directory).await?;
-                self.remember(&device).await?;
-                self.mount_disk(&device, fs, path, &options, lock).await?;
+                self.remember(device).await?;
+                self.mount_disk(device, fs, path, options, lock).await?;
                 fs
             }
         };
         // Restored into a larger volume, or grown while it was not mounted.
         if !options.is_read_only()
-            && let Err(error) = filesystem::grow(self.host.as_ref(), &device, fs, path, lock).await
+            && let Err(error) = filesystem::grow(self.host.as_ref(), device, fs, path, lock).await
         {
             // The kubelet takes a failed stage for none and never asks for its end: nothing may be left mounted.
-            if fresh && let Err(left) = self.clear(volume, path).await {
+            if mounted.is_none()
+                && let Err(left) = self.clear(volume, path).await
+            {
                 warn!(%volume, path = %path.display(), error = %left, "a mount is left behind");
             }
             return Err(error);
@@ -110,7 +151,7 @@ impl Core {
             number = Some(mount.device);
         } else if let Some(record) = &record {
             // Raw block, or unmounted by an earlier call that did not come to its end.
-            number = self.number_of(&record.serial).await?;
+            number = self.number_of(volume, record).await?;
         }
         if let Some(number) = number
             && let Some(other) = places_of(&mounts, number).into_iter().find(|mount| mount.target != path)
@@ -121,19 +162,28 @@ impl Core {
             )));
         }
         self.clear(volume, path).await?;
+        if record.as_ref().is_some_and(|record| record.set_read_only) {
+            self.make_disk_writable(volume, lock).await?;
+        }
         if let Some(number) = number {
             self.flush(volume, number).await;
         }
-        if record.is_some_and(|record| record.set_read_only) {
-            self.make_disk_writable(volume, lock).await?;
+        if let Some(mapping) = self.mapping(volume).await? {
+            self.lock_volume(volume, lock).await?;
+            for number in mapping.mapping.into_iter().flat_map(|mapping| mapping.over) {
+                self.flush(volume, number).await;
+            }
         }
         self.records.forget::<Staged>(volume).await
     }
 
-    /// The number of the disk of `serial`, if it is there.
-    pub(super) async fn number_of(&self, serial: &str) -> Result<Option<DeviceNumber>, Error> {
+    /// The number of the device that is mounted or shown where the volume is, if it is there.
+    pub(super) async fn number_of(&self, volume: &VolumeId, record: &Staged) -> Result<Option<DeviceNumber>, Error> {
+        if record.encrypted {
+            return Ok(self.mapping(volume).await?.map(|mapping| mapping.number));
+        }
         let disks = self.host.disks().await?;
-        let is = |shown: &Serial| matches!(shown, Serial::Text(shown) if super::device::is_same(shown, serial));
+        let is = |shown: &Serial| matches!(shown, Serial::Text(shown) if super::device::is_same(shown, &record.serial));
         Ok(disks.into_iter().find(|disk| is(&disk.serial)).map(|disk| disk.number))
     }
 
@@ -141,8 +191,7 @@ impl Core {
     /// the volume: what could be saved was, by the unmount.
     async fn flush(&self, volume: &VolumeId, number: DeviceNumber) {
         let flushed = async {
-            let disks = self.host.disks().await?;
-            let Some(disk) = disks.into_iter().find(|disk| disk.number == number) else { return Ok(()) };
+            let Some(disk) = self.host.disk(number).await? else { return Ok(()) };
             let node = self.host.paths().dev_dir.join(&disk.name);
             let open = self.host.open(&node, Open::Shared).await.map_err(|cause| Error::io("open", &node, cause))?;
             if open.number() != number {

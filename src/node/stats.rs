@@ -1,4 +1,4 @@
-//! Statistics and condition of a volume, and the count of volumes that are the system's own.
+//! Statistics of a volume with what ails it, and the count of volumes that are the system's own.
 //!
 //! Nothing here takes part in the operations: it waits for none of them, and for a file system that does not answer
 //! only a moment.
@@ -14,12 +14,16 @@ use tracing::warn;
 use super::{
     Core,
     expand::not_mounted,
+    health::Ailment,
     host::{Counts, Serial},
     mount::Owner,
     mountinfo::{self, Mount},
     record::Staged,
 };
-use crate::{error::Error, volume::VolumeId};
+use crate::{
+    error::Error,
+    volume::{FsType, VolumeId},
+};
 
 /// How full a volume is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,64 +42,55 @@ pub enum Usage {
     },
 }
 
-/// Whether a volume is well (CSI 1.12: `VolumeCondition`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Condition {
-    /// Something is wrong.
-    pub abnormal: bool,
-    /// What it is.
-    pub message: String,
-}
-
-impl Condition {
-    fn well() -> Self {
-        Self { abnormal: false, message: "the volume is in order".to_owned() }
-    }
-
-    fn wrong(message: impl Into<String>) -> Self {
-        Self { abnormal: true, message: message.into() }
-    }
-}
-
 /// What is known of a published or staged volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stats {
     /// How full it is, where that could be found out.
     pub usage: Option<Usage>,
-    /// Whether it is well.
-    pub condition: Condition,
+    /// What ails it; nothing if it is well.
+    pub ailments: Vec<Ailment>,
 }
 
 impl Core {
     pub(super) async fn stats(self: &Arc<Self>, volume: &VolumeId, path: &Path) -> Result<Stats, Error> {
         let mounts = self.host.mounts().await?;
         let mount = mountinfo::at(&mounts, path).ok_or_else(|| not_mounted(volume, path))?;
-        let disk = match self.owner(volume, mount).await? {
-            Owner::Volume(disk) => disk,
+        match self.owner(volume, mount).await? {
+            Owner::Volume(_) => self.examine(&mounts, mount).await,
             Owner::Gone if self.records.load::<Staged>(volume).await?.is_some() => {
-                let condition = Condition::wrong(format!("disk {} is gone from this machine", mount.device));
-                return Ok(Stats { usage: None, condition });
+                Ok(Stats { usage: None, ailments: vec![Ailment::gone(mount.device)] })
             }
-            Owner::Gone | Owner::Other(_) => return Err(not_mounted(volume, path)),
+            Owner::Gone | Owner::Other(_) => Err(not_mounted(volume, path)),
+        }
+    }
+
+    /// What the file system at `mount`, or the disk that is shown there, says of itself.
+    pub(super) async fn examine(self: &Arc<Self>, mounts: &[Mount], mount: &Mount) -> Result<Stats, Error> {
+        let Some(device) = self.host.disk(mount.device).await? else {
+            return Ok(Stats { usage: None, ailments: vec![Ailment::gone(mount.device)] });
         };
         if mount.is_node {
-            return Ok(Stats { usage: Some(Usage::Block { total: disk.size }), condition: Condition::well() });
+            return Ok(Stats { usage: Some(Usage::Block { total: device.size }), ailments: Vec::new() });
         }
-        let usage = self.usage(path).await;
-        let condition = match &usage {
-            Err(message) => Condition::wrong(message),
-            Ok(_) if mount.is_frozen() && !mount.is_read_only() && staged_writable(&mounts, mount) => {
-                Condition::wrong(format!("the file system turned read-only ({})", mount.super_options.join(",")))
-            }
-            Ok(_) => Condition::well(),
-        };
-        Ok(Stats { usage: usage.ok(), condition })
+        let mut ailments = Vec::new();
+        let usage = self.usage(&mount.target).await.map_err(|ailment| ailments.push(ailment)).ok();
+        if mount.is_frozen() && staged_writable(mounts, mount) {
+            ailments.push(Ailment::read_only(&mount.super_options));
+        }
+        let fs = FsType::ALL.into_iter().find(|fs| fs.as_str() == mount.fs_type);
+        if let Some(fs) = fs
+            && let Some(message) = self.host.fs_errors(fs, &device.name).await
+        {
+            ailments.push(Ailment::errors(message));
+        }
+        ailments.sort();
+        Ok(Stats { usage, ailments })
     }
 
     /// The file system's own account, if it gives one in time. A call that hangs goes on hanging, so once one does no
     /// further one is made for its path until it has come back.
-    async fn usage(self: &Arc<Self>, path: &Path) -> Result<Usage, String> {
-        let silence = || format!("the file system does not answer within {} s", self.patience.usage.as_secs());
+    async fn usage(self: &Arc<Self>, path: &Path) -> Result<Usage, Ailment> {
+        let silence = || Ailment::silent(self.patience.usage);
         if self.silent.lock().unwrap_or_else(PoisonError::into_inner).contains(path) {
             return Err(silence());
         }
@@ -103,8 +98,8 @@ impl Core {
         let mut asked = tokio::spawn(async move { core.host.usage(&of).await });
         match timeout(self.patience.usage, &mut asked).await {
             Ok(Ok(Ok((bytes, inodes)))) => Ok(Usage::FileSystem { bytes, inodes }),
-            Ok(Ok(Err(cause))) => Err(format!("the file system answers with an error: {cause}")),
-            Ok(Err(panicked)) => Err(panicked.to_string()),
+            Ok(Ok(Err(cause))) => Err(Ailment::failing(&cause)),
+            Ok(Err(panicked)) => Err(Ailment::failing(&panicked)),
             Err(_) => {
                 warn!(path = %path.display(), "the file system does not answer");
                 let (core, of) = (Arc::clone(self), path.to_owned());

@@ -3,6 +3,7 @@
 //! They need root and `losetup`; without them each says so and passes.
 
 mod formatting;
+mod health;
 mod identity;
 mod machine;
 mod mounting;

@@ -1,8 +1,10 @@
 //! The Controller service.
 
+use std::collections::BTreeMap;
+
 use tonic::{Request, Response, Status};
 
-use super::{About, answer, unsupported, validate};
+use super::{About, answer, content::Content, unsupported, validate};
 use crate::{
     cloud::{self, Profile, VolumeState},
     controller::{Controller, Create},
@@ -63,11 +65,13 @@ impl ControllerService {
                 format!("'{key}' is set, but volumes of {} have nothing that can be modified", self.profile.name);
             return Err(Error::invalid("mutable_parameters", problem));
         }
-        let volume_type = (self.profile.volume_type)(&validate::map("parameters", request.parameters)?)?;
+        let mut parameters = validate::map("parameters", request.parameters)?;
+        let content = Content::take(&mut parameters, &validate::file_systems(&request.volume_capabilities)?)?;
+        let volume_type = (self.profile.volume_type)(&parameters)?;
         let regions = validate::regions(self.profile, request.accessibility_requirements.as_ref())?;
         let create = Create { name, required_bytes, limit_bytes, volume_type, regions };
         let volume = self.controller.create(create).await?;
-        Ok(csi::CreateVolumeResponse { volume: Some(self.shown(&volume)) })
+        Ok(csi::CreateVolumeResponse { volume: Some(self.shown(&volume, content)) })
     }
 
     async fn validate(
@@ -88,7 +92,11 @@ impl ControllerService {
         let immutable = |key| Error::invalid("mutable_parameters", format!("'{key}' cannot be modified here"));
         let refusal =
             validate::capabilities(&request.volume_capabilities).err().or(mutable.map(immutable)).or_else(|| {
-                let parameters = request.parameters.clone().into_iter().collect();
+                let mut parameters = request.parameters.clone();
+                let file_systems = validate::file_systems(&request.volume_capabilities);
+                if let Err(error) = file_systems.and_then(|all| Content::take(&mut parameters, &all)) {
+                    return Some(error);
+                }
                 match (self.profile.volume_type)(&parameters) {
                     // Only a type that was asked for can be the wrong one.
                     Ok(asked) if !parameters.is_empty() && volume.volume_type != Some(asked) => {
@@ -127,8 +135,9 @@ impl ControllerService {
     }
 
     /// A volume as the answer to a create shows it.
-    fn shown(&self, volume: &cloud::Volume) -> csi::Volume {
-        csi::Volume { volume_context: [(SOURCE.to_owned(), BLANK.to_owned())].into(), ..self.listed(volume) }
+    fn shown(&self, volume: &cloud::Volume, mut volume_context: BTreeMap<String, String>) -> csi::Volume {
+        volume_context.insert(SOURCE.to_owned(), BLANK.to_owned());
+        csi::Volume { volume_context, ..self.listed(volume) }
     }
 
     /// A volume as a listing shows it: where its content came from is known only to its `PersistentVolume`.
@@ -137,7 +146,7 @@ impl ControllerService {
         csi::Volume {
             capacity_bytes: bytes(volume),
             volume_id: volume.id.to_string(),
-            volume_context: std::collections::BTreeMap::new(),
+            volume_context: BTreeMap::new(),
             content_source: None,
             accessible_topology: vec![csi::Topology { segments: [region].into() }],
         }

@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, time::Instant};
 use tonic::{Request, Response, Status};
 
 use super::{
     About, answer,
+    content::Content,
     controller::{BLANK, SOURCE},
-    unsupported, validate,
+    deadline, validate,
 };
 use crate::{
     cloud::{InstanceIdentity, Profile},
@@ -16,18 +17,28 @@ use crate::{
     csi::{self, node_server, node_service_capability::rpc::Type as Rpc},
     error::Error,
     metrics::Metrics,
-    node::{Counts, Node, Publish, Stage, Stats, Usage},
-    volume::NodeId,
+    node::{Counts, Expand, Key, Node, PASSPHRASE, Publish, Severity, Stage, Stats, Usage, no_key},
+    volume::{Access, NodeId},
 };
 
 /// What a Node can do here.
-const CAPABILITIES: [Rpc; 5] =
-    [Rpc::StageUnstageVolume, Rpc::GetVolumeStats, Rpc::VolumeCondition, Rpc::ExpandVolume, Rpc::SingleNodeMultiWriter];
+const CAPABILITIES: [Rpc; 7] = [
+    Rpc::StageUnstageVolume,
+    Rpc::GetVolumeStats,
+    Rpc::VolumeCondition,
+    Rpc::ExpandVolume,
+    Rpc::SingleNodeMultiWriter,
+    Rpc::GetVolumeHealth,
+    Rpc::GetStorageHealth,
+];
 
 /// The key of the volume context by which a `PersistentVolume` that this driver did not make allows its disk to be
 /// formatted, and the one value that there is.
 const FORMAT: &str = "format";
 const IF_BLANK: &str = "if-blank";
+
+/// Where a `StorageClass` names the Secret that a stage gets.
+const NODE_STAGE_SECRET: &str = "csi.storage.k8s.io/node-stage-secret-name";
 
 /// The Node service.
 #[derive(Clone)]
@@ -98,18 +109,83 @@ impl NodeService {
         Ok(i64::from(free.min(self.max_volumes.unwrap_or(u32::MAX)).max(1)))
     }
 
-    async fn stage(self, request: csi::NodeStageVolumeRequest) -> Result<csi::NodeStageVolumeResponse, Error> {
+    async fn stage(
+        self,
+        request: csi::NodeStageVolumeRequest,
+        deadline: Option<Instant>,
+    ) -> Result<csi::NodeStageVolumeResponse, Error> {
         let id = validate::maybe_volume_id(self.profile, &request.volume_id)?;
         let staging_path = validate::path("staging_target_path", &request.staging_target_path)?;
-        let (access, read_only) = validate::needed(request.volume_capability.as_ref())?;
+        let (mut access, read_only) = validate::needed(request.volume_capability.as_ref())?;
         let volume = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
         let blank = may_format(&request.volume_context)?;
-        let context = validate::map("publish_context", request.publish_context)?;
-        let attachment = (self.profile.attachment)(&context)?;
-        let stage =
-            Stage { volume, staging_path, access, attachment, blank, read_only, key: None, mkfs_options: Vec::new() };
-        self.node.stage(stage, None).await?;
+        let content = Content::of_volume(&request.volume_context, access.fs_type())?;
+        if let (Access::Mount { flags, .. }, Some(option)) = (&mut access, content.mount_option()) {
+            flags.push(option.to_owned());
+        }
+        let key = if content.encrypted { Some(key(request.secrets, NODE_STAGE_SECRET)?) } else { None };
+        let attachment = (self.profile.attachment)(&validate::map("publish_context", request.publish_context)?)?;
+        let mkfs_options = content.mkfs_options;
+        let stage = Stage { volume, staging_path, access, attachment, blank, read_only, key, mkfs_options };
+        self.node.stage(stage, deadline).await?;
         Ok(csi::NodeStageVolumeResponse {})
+    }
+
+    async fn expand(
+        self,
+        mut request: csi::NodeExpandVolumeRequest,
+        deadline: Option<Instant>,
+    ) -> Result<csi::NodeExpandVolumeResponse, Error> {
+        let id = validate::maybe_volume_id(self.profile, &request.volume_id)?;
+        if request.volume_path.is_empty() {
+            return Err(Error::invalid("volume_path", "is missing"));
+        }
+        let (required, _) = validate::capacity(request.capacity_range.as_ref())?;
+        if let Some(capability) = &request.volume_capability {
+            validate::capability(capability)?;
+        }
+        let volume = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
+        let path = validate::place(&volume, &request.volume_path)?;
+        // Whether it is needed is known to the node: this call has no volume context.
+        let key = request.secrets.remove(PASSPHRASE).and_then(Key::new);
+        let expand = Expand { volume, path, wanted: (required != 0).then_some(required), key };
+        let bytes = self.node.expand(expand, deadline).await?;
+        Ok(csi::NodeExpandVolumeResponse { capacity_bytes: i64::try_from(bytes).unwrap_or(i64::MAX) })
+    }
+
+    async fn health(self, request: csi::NodeGetVolumeHealthRequest) -> Result<csi::NodeGetVolumeHealthResponse, Error> {
+        let id = validate::volume_id(self.profile, &request.volume_id)?;
+        let paths = [&request.volume_publish_path, &request.staging_target_path];
+        let paths = paths.into_iter().filter(|path| !path.is_empty()).map(|path| validate::place(&id, path));
+        let ailments = self.node.health(id.clone(), paths.collect::<Result<_, _>>()?).await?;
+        let health_statuses = ailments.into_iter().map(|ailment| csi::volume_health::VolumeHealthEntry {
+            status: match ailment.severity {
+                Severity::Degraded => csi::VolumeHealthErrorType::Degraded,
+                Severity::Inaccessible => csi::VolumeHealthErrorType::Inaccessible,
+            }
+            .into(),
+            reason: ailment.reason.to_owned(),
+            message: ailment.message,
+        });
+        let health = csi::VolumeHealth { volume_id: id.to_string(), health_statuses: health_statuses.collect() };
+        Ok(csi::NodeGetVolumeHealthResponse { volume_health: Some(health) })
+    }
+
+    async fn storage_health(self) -> Result<csi::NodeGetStorageHealthResponse, Error> {
+        let backend_health = self.node.storage_health().await.into_iter().map(|ailment| {
+            csi::node_get_storage_health_response::StorageBackendHealth {
+                status: match ailment.severity {
+                    Severity::Degraded => csi::StorageHealthErrorType::StorageDegraded,
+                    Severity::Inaccessible => csi::StorageHealthErrorType::StorageUnreachable,
+                }
+                .into(),
+                reason: ailment.reason.to_owned(),
+                message: ailment.message,
+                // It is all volumes that suffer.
+                volume_capability: None,
+            }
+        });
+        Ok(csi::NodeGetStorageHealthResponse { backend_health: backend_health.collect() })
     }
 
     async fn publish(self, request: csi::NodePublishVolumeRequest) -> Result<csi::NodePublishVolumeResponse, Error> {
@@ -157,9 +233,9 @@ impl node_server::Node for NodeService {
         &self,
         request: Request<csi::NodeStageVolumeRequest>,
     ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
-        let request = request.into_inner();
+        let (deadline, request) = (deadline(request.metadata()), request.into_inner());
         let about = About::volume(&request.volume_id);
-        answer(&self.metrics, "NodeStageVolume", about, self.clone().stage(request)).await
+        answer(&self.metrics, "NodeStageVolume", about, self.clone().stage(request, deadline)).await
     }
 
     async fn node_unstage_volume(
@@ -222,22 +298,9 @@ impl node_server::Node for NodeService {
         &self,
         request: Request<csi::NodeExpandVolumeRequest>,
     ) -> Result<Response<csi::NodeExpandVolumeResponse>, Status> {
-        let (service, request) = (self.clone(), request.into_inner());
-        answer(&self.metrics, "NodeExpandVolume", About::volume(&request.volume_id), async move {
-            let id = validate::maybe_volume_id(service.profile, &request.volume_id)?;
-            if request.volume_path.is_empty() {
-                return Err(Error::invalid("volume_path", "is missing"));
-            }
-            let (required, _) = validate::capacity(request.capacity_range.as_ref())?;
-            if let Some(capability) = &request.volume_capability {
-                validate::capability(capability)?;
-            }
-            let id = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
-            let path = validate::place(&id, &request.volume_path)?;
-            let bytes = service.node.expand(id, path, (required != 0).then_some(required)).await?;
-            Ok(csi::NodeExpandVolumeResponse { capacity_bytes: i64::try_from(bytes).unwrap_or(i64::MAX) })
-        })
-        .await
+        let (deadline, request) = (deadline(request.metadata()), request.into_inner());
+        let about = About::volume(&request.volume_id);
+        answer(&self.metrics, "NodeExpandVolume", about, self.clone().expand(request, deadline)).await
     }
 
     async fn node_get_capabilities(
@@ -267,21 +330,26 @@ impl node_server::Node for NodeService {
         .await
     }
 
-    // What is not among the capabilities.
-
     async fn node_get_volume_health(
         &self,
-        _: Request<csi::NodeGetVolumeHealthRequest>,
+        request: Request<csi::NodeGetVolumeHealthRequest>,
     ) -> Result<Response<csi::NodeGetVolumeHealthResponse>, Status> {
-        unsupported("NodeGetVolumeHealth")
+        let request = request.into_inner();
+        let about = About::volume(&request.volume_id);
+        answer(&self.metrics, "NodeGetVolumeHealth", about, self.clone().health(request)).await
     }
 
     async fn node_get_storage_health(
         &self,
         _: Request<csi::NodeGetStorageHealthRequest>,
     ) -> Result<Response<csi::NodeGetStorageHealthResponse>, Status> {
-        unsupported("NodeGetStorageHealth")
+        answer(&self.metrics, "NodeGetStorageHealth", About::default(), self.clone().storage_health()).await
     }
+}
+
+/// The key among a call's secrets.
+fn key(mut secrets: BTreeMap<String, String>, parameter: &str) -> Result<Key, Error> {
+    secrets.remove(PASSPHRASE).and_then(Key::new).ok_or_else(|| no_key(parameter))
 }
 
 fn shown(stats: &Stats) -> csi::NodeGetVolumeStatsResponse {
@@ -303,8 +371,11 @@ fn shown(stats: &Stats) -> csi::NodeGetVolumeStatsResponse {
             vec![VolumeUsage { unit: Unit::Bytes.into(), total: number(*total), used: 0, available: 0 }]
         }
     };
-    let condition =
-        csi::VolumeCondition { abnormal: stats.condition.abnormal, message: stats.condition.message.clone() };
+    let ailments: Vec<&str> = stats.ailments.iter().map(|ailment| ailment.message.as_str()).collect();
+    let condition = csi::VolumeCondition {
+        abnormal: !ailments.is_empty(),
+        message: if ailments.is_empty() { "the volume is in order".to_owned() } else { ailments.join("; ") },
+    };
     csi::NodeGetVolumeStatsResponse { usage, volume_condition: Some(condition) }
 }
 

@@ -144,6 +144,13 @@ pub(super) fn capabilities(capabilities: &[VolumeCapability]) -> Result<(), Erro
     capabilities.iter().try_for_each(|one| capability(one).map(drop))
 }
 
+/// The file systems that the capabilities ask for; of raw block nothing.
+pub(super) fn file_systems(capabilities: &[VolumeCapability]) -> Result<Vec<Option<FsType>>, Error> {
+    let all: Vec<Access> =
+        capabilities.iter().map(|one| capability(one).map(|(access, _)| access)).collect::<Result<_, _>>()?;
+    Ok(all.into_iter().filter(|access| *access != Access::Block).map(|access| access.fs_type()).collect())
+}
+
 /// The one capability that some calls need.
 pub(super) fn needed(one: Option<&VolumeCapability>) -> Result<(Access, bool), Error> {
     capability(one.ok_or_else(|| Error::invalid("volume_capability", "is missing"))?)

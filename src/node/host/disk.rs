@@ -18,17 +18,24 @@ use crate::error::Error;
 /// sysfs counts sizes in sectors of 512 bytes, whatever the disk's own are.
 const SECTOR: u64 = 512;
 
+/// Where the kernel itself shows its block devices.
+const KERNELS_OWN: &str = "/sys/class/block";
+
 /// What O_DIRECT asks of buffers on every disk sold so far.
 const ALIGNMENT: usize = 4096;
 
-/// All whole disks and mappings under `<sysfs>/class/block`, each with the file that has its serial, if it has one.
-/// Nothing here asks a disk for anything: the kernel knows all of it.
+/// All whole disks under `<sysfs>/class/block`, each with the file that has its serial, if it has one, and all mappings,
+/// which are the kernel's own wherever the disks are looked for. Nothing here asks a disk for anything.
 pub(super) fn list(sysfs: &Path) -> Result<Vec<(Disk, Option<PathBuf>)>, Error> {
-    let class = sysfs.join("class/block");
-    let entries = fs::read_dir(&class).map_err(|cause| Error::io("list", &class, cause))?;
+    let paths = |class: &Path| -> Result<Vec<PathBuf>, Error> {
+        let listed = fs::read_dir(class).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+        listed.map_err(|cause| Error::io("list", class, cause))
+    };
+    let mut candidates = paths(&sysfs.join("class/block"))?;
+    candidates.retain(|path| !is_mapping(path));
+    candidates.extend(paths(Path::new(KERNELS_OWN))?.into_iter().filter(|path| is_mapping(path)));
     let mut disks = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|cause| Error::io("list", &class, cause))?.path();
+    for path in candidates {
         match whole_disk(&path) {
             Ok(Some(disk)) => disks.push(disk),
             Ok(None) => {}
@@ -39,6 +46,11 @@ pub(super) fn list(sysfs: &Path) -> Result<Vec<(Disk, Option<PathBuf>)>, Error> 
     }
     disks.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
     Ok(disks)
+}
+
+/// The kernel gives no other device such a name.
+fn is_mapping(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("dm-"))
 }
 
 fn whole_disk(path: &Path) -> Result<Option<(Disk, Option<PathBuf>)>, Error> {

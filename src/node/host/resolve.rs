@@ -19,6 +19,10 @@ use nix::{
 /// # Errors
 /// `ELOOP` for such a link, `PermissionDenied` for a path that is not below the kubelet's directory.
 pub(super) fn resolve(kubelet: Option<&Path>, path: &Path) -> io::Result<PathBuf> {
+    if !path.is_absolute() {
+        // Nothing is mounted there, and nothing will be.
+        return Ok(path.to_owned());
+    }
     let Some(kubelet) = kubelet else {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(path.to_owned()) };
         return Ok(canonical(parent)?.join(name));

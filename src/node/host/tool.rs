@@ -52,11 +52,13 @@ pub enum Tool {
     XfsGrowfs,
     /// Grows btrfs.
     Btrfs,
+    /// Makes, unlocks and locks encrypted disks.
+    Cryptsetup,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Blkid,
         Self::Blockdev,
         Self::MkfsExt4,
@@ -66,6 +68,7 @@ impl Tool {
         Self::Resize2fs,
         Self::XfsGrowfs,
         Self::Btrfs,
+        Self::Cryptsetup,
     ];
 
     /// The program's name.
@@ -80,6 +83,7 @@ impl Tool {
             Self::Resize2fs => "resize2fs",
             Self::XfsGrowfs => "xfs_growfs",
             Self::Btrfs => "btrfs",
+            Self::Cryptsetup => "cryptsetup",
         }
     }
 
@@ -89,6 +93,7 @@ impl Tool {
             Self::MkfsExt4 | Self::E2fsck | Self::Resize2fs => "e2fsprogs",
             Self::MkfsXfs | Self::XfsGrowfs => "xfsprogs",
             Self::MkfsBtrfs | Self::Btrfs => "btrfs-progs",
+            Self::Cryptsetup => "cryptsetup-bin",
         }
     }
 }
@@ -175,6 +180,8 @@ impl Tools {
             .env_clear()
             .env("LC_ALL", "C")
             .env("PATH", DIRECTORIES.join(":"))
+            // Else cryptsetup waits for a udev that may be another namespace's, and so for ever.
+            .env("DM_DISABLE_UDEV", "1")
             .stdin(if key.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::from(stdout.try_clone().map_err(failed)?))
             .stderr(Stdio::from(stderr.try_clone().map_err(failed)?));

@@ -16,7 +16,7 @@ use crate::{
     cloud::{Attachment, vultr::PROFILE},
     error::Error,
     node::{
-        Key, Node, Patience, Publish, Stage,
+        Expand, Key, Node, Patience, Publish, Stage,
         host::{
             Arrivals, Boot, Counts, DeviceNumber, Disk, Found, Host, Linux, MountCall, Open, OpenDisk, Output, Paths,
             Tool,
@@ -24,7 +24,7 @@ use crate::{
         lock::Lock,
         mountinfo::{self, Mount},
     },
-    volume::{Access, FsType, IdForm, VolumeId},
+    volume::{Access, FsType, IdForm, MkfsOptions, VolumeId},
 };
 
 pub(super) const MIB: u64 = 1 << 20;
@@ -223,7 +223,7 @@ impl Machine {
             blank: true,
             read_only: false,
             key: None,
-            mkfs_options: Vec::new(),
+            mkfs_options: MkfsOptions::default(),
         }
     }
 
@@ -237,6 +237,10 @@ impl Machine {
 
     pub(super) async fn unstage(&self) -> Result<(), Error> {
         self.node.unstage(volume(), self.path("staging")).await
+    }
+
+    pub(super) async fn expand(&self, path: impl Into<PathBuf>, wanted: Option<u64>) -> Result<u64, Error> {
+        self.node.expand(Expand { volume: volume(), path: path.into(), wanted, key: None }, None).await
     }
 
     pub(super) fn publish_of(&self, target: &str, read_only: bool) -> Publish {

@@ -50,7 +50,7 @@ async fn a_raw_block_volume_is_the_disk_itself() {
     assert_eq!(stats.usage, Some(Usage::Block { total: DISK_MIB * MIB }));
     write(&machine, "pod/device").unwrap();
     disk.grow(2 * DISK_MIB * MIB);
-    let grown = machine.node.expand(volume(), machine.path("pod/device"), Some(2 * DISK_MIB * MIB)).await.unwrap();
+    let grown = machine.expand(machine.path("pod/device"), Some(2 * DISK_MIB * MIB)).await.unwrap();
     assert_eq!(grown, 2 * DISK_MIB * MIB);
     let error = machine.unstage().await.unwrap_err();
     assert!(matches!(error, Error::Precondition(_)), "{error}");
