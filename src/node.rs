@@ -42,7 +42,7 @@ pub(crate) use self::luks::{PASSPHRASE, no_key};
 use self::{health::Refusals, lock::Lock, record::Records};
 pub use self::{
     health::{Ailment, Severity},
-    host::{Counts, Host, Linux, Paths},
+    host::{Counts, Host, Linux, Paths, forbid_core_dumps},
     key::Key,
     stats::{Stats, Usage},
 };

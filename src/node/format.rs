@@ -117,6 +117,13 @@ impl Core {
         raw: bool,
         lock: &Lock,
     ) -> Result<Device, Error> {
+        if !self.host.has_device_mapper().await {
+            return Err(Error::Precondition(format!(
+                "volume {} is encrypted, but this node's kernel has no device-mapper; load its modules dm_mod and \
+                 dm_crypt",
+                device.volume()
+            )));
+        }
         self.lock_stale(device, lock).await?;
         if let Some(open) = device.mapped(&luks::name(device.volume())).await? {
             return Ok(open);

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use nix::{errno::Errno, mount::MsFlags as MountFlags};
 
 pub use self::{
-    linux::Linux,
+    linux::{Linux, forbid_core_dumps},
     tool::{Output, Tool},
 };
 use super::{key::Key, lock::Lock, mountinfo::Mount};
@@ -207,6 +207,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// A UUID that nothing else has.
     fn new_uuid(&self) -> io::Result<String>;
+
+    /// Whether the kernel can unlock encrypted disks.
+    async fn has_device_mapper(&self) -> bool;
 
     /// All whole disks and mappings. A disk that does not tell its serial in a moment is shown without; it is not
     /// waited for twice.

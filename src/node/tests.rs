@@ -5,6 +5,10 @@
 mod formatting;
 mod health;
 mod identity;
+mod layout;
+mod luks;
 mod machine;
 mod mounting;
+mod paths;
 mod raw_block;
+mod readers;

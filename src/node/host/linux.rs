@@ -11,7 +11,11 @@ use std::{
 use nix::{
     fcntl::OFlag,
     mount::{MntFlags, mount, umount2},
-    sys::statvfs::statvfs,
+    sys::{
+        prctl::set_dumpable,
+        resource::{Resource, setrlimit},
+        statvfs::statvfs,
+    },
     unistd::syncfs,
 };
 use tracing::warn;
@@ -39,6 +43,8 @@ const UUIDS: &str = "/proc/sys/kernel/random/uuid";
 const EXT4: &str = "/sys/fs/ext4";
 /// What btrfs tells of each of its mounted file systems, by UUID.
 const BTRFS: &str = "/sys/fs/btrfs";
+const DEVICE_MAPPER: &str = "/sys/class/misc/device-mapper";
+const DEVICE_MAPPER_NODE: &str = "/dev/mapper/control";
 const KERNEL_RELEASE: &str = "/proc/sys/kernel/osrelease";
 
 /// The machine that the driver runs on.
@@ -63,6 +69,14 @@ impl Linux {
     }
 }
 
+/// Keeps what this process holds, and so the keys that come by, out of core files and from other processes. What it
+/// starts leaves no core file either.
+pub fn forbid_core_dumps() -> io::Result<()> {
+    // A core file that goes through a pipe heeds no limit, but this.
+    set_dumpable(false)?;
+    Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
+}
+
 /// Runs a system call that may block where it blocks nobody else.
 async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(call).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
@@ -80,6 +94,12 @@ impl Host for Linux {
 
     fn new_uuid(&self) -> io::Result<String> {
         Ok(fs::read_to_string(UUIDS)?.trim().to_owned())
+    }
+
+    async fn has_device_mapper(&self) -> bool {
+        // To open its node loads the module, where there is one and nobody did yet.
+        let found = || Ok(Path::new(DEVICE_MAPPER).exists() || fs::File::open(DEVICE_MAPPER_NODE).is_ok());
+        blocking(found).await.unwrap_or(false)
     }
 
     async fn disks(&self) -> Result<Vec<Disk>, Error> {

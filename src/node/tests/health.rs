@@ -65,7 +65,7 @@ async fn errors_that_the_kernel_counts_in_a_file_system_are_told() {
     assert_eq!(ails(&machine).await, ["FilesystemErrors"]);
     machine.unstage().await.unwrap();
     // It has noted that itself, so the next stage has it checked, once.
-    let checks = || machine.ran.lock().unwrap().iter().filter(|tool| **tool == Tool::E2fsck).count();
+    let checks = || machine.runs_of(Tool::E2fsck);
     machine.stage(FsType::Ext4).await.unwrap();
     assert_eq!(checks(), 1);
     assert_eq!(ails(&machine).await, Vec::<&str>::new());

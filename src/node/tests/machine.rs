@@ -22,6 +22,7 @@ use crate::{
             Tool,
         },
         lock::Lock,
+        luks,
         mountinfo::{self, Mount},
     },
     volume::{Access, FsType, IdForm, MkfsOptions, VolumeId},
@@ -52,6 +53,9 @@ impl Host for Watched {
     }
     fn new_uuid(&self) -> io::Result<String> {
         self.linux.new_uuid()
+    }
+    async fn has_device_mapper(&self) -> bool {
+        self.linux.has_device_mapper().await
     }
     async fn disks(&self) -> Result<Vec<Disk>, Error> {
         self.linux.disks().await
@@ -90,6 +94,10 @@ impl Host for Watched {
         self.linux.fs_errors(fs, disk).await
     }
     async fn run(&self, tool: Tool, arguments: &[&str], key: Option<&Key>, lock: &Lock) -> Result<Output, Error> {
+        if let Some(key) = key {
+            let key = std::str::from_utf8(key.bytes()).unwrap();
+            assert!(arguments.iter().all(|argument| !argument.contains(key)), "the key is among the arguments");
+        }
         // Programs that look or try on paper change nothing.
         if tool != Tool::Blkid && !arguments.contains(&"-N") {
             self.ran.lock().unwrap().push(tool);
@@ -132,6 +140,17 @@ impl Loop {
     }
 }
 
+/// What a test says of the machine that is not as it is.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Said {
+    /// Another run of the kernel.
+    pub(super) boot: Option<String>,
+    /// Another kernel.
+    pub(super) kernel: Option<(u32, u32)>,
+    /// Where the kubelet has its directory.
+    pub(super) kubelet_dir: Option<PathBuf>,
+}
+
 pub(super) struct Machine {
     pub(super) node: Arc<Node>,
     pub(super) ran: Arc<Mutex<Vec<Tool>>>,
@@ -151,13 +170,26 @@ impl Machine {
             fs::create_dir_all(root.path().join(directory)).unwrap();
         }
         let (ran, mishap) = (Arc::default(), Arc::default());
-        let node = start(root.path(), &ran, &mishap, None);
+        let node = start(root.path(), &ran, &mishap, Said::default());
         Some(Self { node, ran, mishap, root })
+    }
+
+    /// The same, if its kernel can encrypt disks.
+    pub(super) fn with_device_mapper(test: &str) -> Option<Self> {
+        if !Path::new("/sys/class/misc/device-mapper").exists() {
+            println!("skipped: {test}: this kernel has no device-mapper");
+            return None;
+        }
+        Self::new()
     }
 
     /// The driver is started anew; with `boot`, so was the machine.
     pub(super) fn restart(&mut self, boot: Option<&str>) {
-        self.node = start(self.root.path(), &self.ran, &self.mishap, boot);
+        self.restart_as(Said { boot: boot.map(str::to_owned), ..Said::default() });
+    }
+
+    pub(super) fn restart_as(&mut self, said: Said) {
+        self.node = start(self.root.path(), &self.ran, &self.mishap, said);
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -211,7 +243,11 @@ impl Machine {
 
     pub(super) fn mkfs_runs(&self) -> usize {
         let mkfs = [Tool::MkfsExt4, Tool::MkfsXfs, Tool::MkfsBtrfs];
-        self.ran.lock().unwrap().iter().filter(|tool| mkfs.contains(tool)).count()
+        mkfs.into_iter().map(|tool| self.runs_of(tool)).sum()
+    }
+
+    pub(super) fn runs_of(&self, tool: Tool) -> usize {
+        self.ran.lock().unwrap().iter().filter(|ran| **ran == tool).count()
     }
 
     pub(super) fn stage_of(&self, fs: FsType) -> Stage {
@@ -271,6 +307,10 @@ impl Drop for Machine {
         for mount in self.mounts().iter().rev() {
             nix::mount::umount2(&mount.target, nix::mount::MntFlags::MNT_DETACH).ok();
         }
+        let mapping = luks::name(&volume());
+        if Path::new("/dev/mapper").join(&mapping).exists() {
+            try_run("cryptsetup", &["close", &mapping]).ok();
+        }
         for image in fs::read_dir(self.path("images")).into_iter().flatten().flatten() {
             let listed = try_run("losetup", &["-n", "-O", "NAME", "-j", image.path().to_str().unwrap_or_default()]);
             for device in listed.unwrap_or_default().split_whitespace() {
@@ -280,25 +320,19 @@ impl Drop for Machine {
     }
 }
 
-fn start(
-    root: &Path,
-    ran: &Arc<Mutex<Vec<Tool>>>,
-    mishap: &Arc<Mutex<Option<Mishap>>>,
-    boot: Option<&str>,
-) -> Arc<Node> {
+fn start(root: &Path, ran: &Arc<Mutex<Vec<Tool>>>, mishap: &Arc<Mutex<Option<Mishap>>>, said: Said) -> Arc<Node> {
     let linux = Linux::new(Paths {
         device_dir: root.join("by-id"),
         sysfs_dir: root.join("sys"),
         dev_dir: "/dev".into(),
         state_dir: root.join("state"),
-        kubelet_dir: None,
+        kubelet_dir: said.kubelet_dir,
     })
     .unwrap();
-    let mut boot_of = linux.boot().clone();
-    if let Some(id) = boot {
-        id.clone_into(&mut boot_of.id);
-    }
-    let host = Watched { linux, boot: boot_of, ran: Arc::clone(ran), mishap: Arc::clone(mishap) };
+    let mut boot = linux.boot().clone();
+    boot.id = said.boot.unwrap_or(boot.id);
+    boot.kernel = said.kernel.unwrap_or(boot.kernel);
+    let host = Watched { linux, boot, ran: Arc::clone(ran), mishap: Arc::clone(mishap) };
     let patience =
         Patience { arrival: Duration::from_millis(100), growth: Duration::from_millis(100), ..Patience::default() };
     Arc::new(Node::with_patience(Arc::new(host), &PROFILE, TaskTracker::new(), patience))
@@ -312,8 +346,11 @@ pub(super) fn run(program: &str, arguments: &[&str]) -> String {
     try_run(program, arguments).unwrap()
 }
 
-fn try_run(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
+pub(super) fn try_run(program: &str, arguments: &[&str]) -> Result<String, String> {
+    // Else cryptsetup waits for udev where there is none.
+    let mut command = Command::new(program);
+    let output =
+        command.args(arguments).env("DM_DISABLE_UDEV", "1").output().map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
