@@ -94,11 +94,15 @@ impl Core {
         if output.code == Some(WRONG_KEY) {
             return Err(wrong_key(volume));
         }
-        output.ok(Tool::Cryptsetup, device.node())?;
+        // One that was told to end in the middle of it unlocks the disk all the same, and says that it did not
+        // (cryptsetup 2.6, seen 2026-11): the kernel's word counts.
+        let Some(open) = device.mapped(&name).await? else {
+            output.ok(Tool::Cryptsetup, device.node())?;
+            let problem = format!("volume {volume}: cryptsetup unlocked it, but the kernel shows no mapping {name}");
+            return Err(Error::NotYet(problem));
+        };
         info!(%volume, device = %device.node_str(), mapping = name, "unlocked");
-        device.mapped(&name).await?.ok_or_else(|| {
-            Error::NotYet(format!("volume {volume}: cryptsetup unlocked it, but the kernel shows no mapping {name}"))
-        })
+        Ok(open)
     }
 
     /// Locks a mapping of the volume's name that lies on another disk, or on one that is gone.
