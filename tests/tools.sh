@@ -39,14 +39,19 @@ TEXT
 fi
 [ "$missing" = 0 ] || exit 1
 
-# tool (or file) and the package that has it
+# missing_of ARRAY: reads lines "tool (or file) package" and adds the packages to ARRAY whose tool is not there
+missing_of() {
+    local -n into=$1
+    local tool package
+    while read -r tool package; do
+        case $tool in
+            /*) [ -e "$tool" ] || into+=("$package") ;;
+            *) command -v "$tool" >/dev/null || into+=("$package") ;;
+        esac
+    done
+}
 packages=()
-while read -r tool package; do
-    case $tool in
-        /*) [ -e "$tool" ] || packages+=("$package") ;;
-        *) command -v "$tool" >/dev/null || packages+=("$package") ;;
-    esac
-done <<'TABLE'
+missing_of packages <<'TABLE'
 cc gcc
 /usr/include/stdio.h libc6-dev
 /etc/ssl/certs/ca-certificates.crt ca-certificates
@@ -58,21 +63,61 @@ mkfs.ext4 e2fsprogs
 mkfs.xfs xfsprogs
 mkfs.btrfs btrfs-progs
 TABLE
+# What foreign disks are made with, for the table of disks that are refused. Where a release has one of them no more,
+# its rows are skipped by name.
+foreign=()
+[ "$purpose" != test ] || missing_of foreign <<'TABLE'
+mkfs.ext2 e2fsprogs
+mkfs.ext3 e2fsprogs
+mkswap util-linux
+wipefs util-linux
+mkfs.minix util-linux
+mkfs.bfs util-linux
+mkfs.cramfs util-linux
+cryptsetup cryptsetup-bin
+pvcreate lvm2
+make-bcache bcache-tools
+sgdisk gdisk
+fdisk fdisk
+sfdisk fdisk
+parted parted
+mkfs.vfat dosfstools
+mkfs.exfat exfatprogs
+mkntfs ntfs-3g
+mkudffs udftools
+mkfs.f2fs f2fs-tools
+mkfs.jfs jfsutils
+mkreiserfs reiserfsprogs
+mkfs.nilfs2 nilfs-tools
+mkfs.ocfs2 ocfs2-tools
+mkfs.gfs2 gfs2-utils
+genisoimage genisoimage
+mksquashfs squashfs-tools
+mkfs.erofs erofs-utils
+cmp diffutils
+TABLE
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else
         echo "root is needed for: $*; there is no sudo, so run it as root" >&2
         exit 1
     fi
 }
-if [ ${#packages[@]} -gt 0 ]; then
-    mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
-    if ! command -v apt-get >/dev/null; then
-        echo "please install what is in the Debian packages: ${packages[*]}" >&2
-        exit 1
-    fi
-    echo "installing by apt-get: ${packages[*]}"
+if [ ${#packages[@]} -gt 0 ] && ! command -v apt-get >/dev/null; then
+    echo "please install what is in the Debian packages: ${packages[*]}" >&2
+    exit 1
+fi
+if [ $((${#packages[@]} + ${#foreign[@]})) -gt 0 ] && command -v apt-get >/dev/null; then
     as_root apt-get update -q
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${packages[@]}"
+    for package in "${foreign[@]}"; do
+        # A package that is installed without the tool would be asked for again and again.
+        if ! apt-cache show "$package" >/dev/null 2>&1 || dpkg -s "$package" >/dev/null 2>&1; then continue; fi
+        packages+=("$package")
+    done
+    if [ ${#packages[@]} -gt 0 ]; then
+        mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
+        echo "installing by apt-get: ${packages[*]}"
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${packages[@]}"
+    fi
 fi
 [ -e /dev/loop-control ] || as_root modprobe loop || {
     echo "there is no /dev/loop-control: in a container, run it with --privileged" >&2

@@ -12,3 +12,4 @@ mod mounting;
 mod paths;
 mod raw_block;
 mod readers;
+mod refused;

@@ -198,9 +198,19 @@ impl Machine {
 
     /// A disk that is there, but shows no serial.
     pub(super) fn disk(&self, mib: u64) -> Loop {
+        self.disk_over(self.image(mib * MIB))
+    }
+
+    /// A file of zeroes that a disk can be made of.
+    pub(super) fn image(&self, bytes: u64) -> PathBuf {
         let image = tempfile::Builder::new().tempfile_in(self.path("images")).unwrap().keep().unwrap();
-        image.0.set_len(mib * MIB).unwrap();
-        let image = image.1;
+        image.0.set_len(bytes).unwrap();
+        image.1
+    }
+
+    /// A disk that holds what one of our files does, and shows no serial.
+    pub(super) fn disk_over(&self, image: PathBuf) -> Loop {
+        assert!(image.starts_with(self.path("images")), "the end of the machine lets go only of those");
         // Another test may take the device that losetup found; then it says so, and looks again.
         let device = (0..50).find_map(|_| try_run("losetup", &["-f", "--show", image.to_str().unwrap()]).ok()).unwrap();
         Loop { device: device.trim().into(), image }
@@ -269,6 +279,11 @@ impl Machine {
 
     pub(super) async fn stage_as(&self, request: Stage) -> Result<(), Error> {
         self.node.stage(request, None).await
+    }
+
+    /// Stages as asked for, where that is not the ordinary way.
+    pub(super) async fn stage_as(&self, request: Stage) -> Result<(), Error> {
+        self.node.stage(request).await
     }
 
     pub(super) async fn unstage(&self) -> Result<(), Error> {
