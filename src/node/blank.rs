@@ -15,9 +15,13 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// Read at both ends: labels of LVM, mdraid, ZFS, LUKS2 (its second header lies within 4 MiB and 16 KiB), bcache, swap,
-/// bcachefs, and partition tables with their copies.
-const END: u64 = 8 * MIB;
+/// Read at the start: labels of LVM, mdraid, ZFS, LUKS2 (its second header lies within 4 MiB and 16 KiB), bcache, swap and
+/// partition tables; and what is left of foreign file systems whose first MiBs were wiped. Of those the second table of
+/// the largest FAT32 lies farthest out, behind a first one of 256 MiB.
+const HEAD: u64 = 272 * MIB;
+
+/// Read at the end: copies of partition tables, labels of RAID, bcachefs and others.
+const TAIL: u64 = 8 * MIB;
 
 /// Read at every single place.
 const PROBE: u64 = 4 * KIB;
@@ -100,7 +104,7 @@ fn trace_in(bytes: &[u8]) -> Option<usize> {
 
 /// All regions that have to be zero, in order and without overlap: start to end.
 fn regions(size: u64) -> BTreeMap<u64, u64> {
-    let mut places: Vec<Region> = vec![(0, END.min(size)), (size - END.min(size), END.min(size))];
+    let mut places: Vec<Region> = vec![(0, HEAD.min(size)), (size - TAIL.min(size), TAIL.min(size))];
     places.extend(superblocks(size).into_iter().chain(samples(size)).map(|at| (at, PROBE)));
     places.sort_unstable();
     let mut merged: BTreeMap<u64, u64> = BTreeMap::new();
@@ -161,11 +165,11 @@ fn samples(size: u64) -> impl Iterator<Item = u64> {
 
 /// What is known of an offset, for the person who reads of it.
 fn place(at: u64, size: u64) -> &'static str {
-    if at < END {
+    if at < 8 * MIB {
         " (the start of the disk, where superblocks and partition tables are)"
     } else if superblocks(size).binary_search(&(at - at % PROBE)).is_ok() {
         " (where a file system keeps a copy of its superblock)"
-    } else if at >= size - END {
+    } else if at >= size - TAIL.min(size) {
         " (the end of the disk, where copies of partition tables and RAID labels are)"
     } else {
         ""

@@ -281,11 +281,6 @@ impl Machine {
         self.node.stage(request, None).await
     }
 
-    /// Stages as asked for, where that is not the ordinary way.
-    pub(super) async fn stage_as(&self, request: Stage) -> Result<(), Error> {
-        self.node.stage(request).await
-    }
-
     pub(super) async fn unstage(&self) -> Result<(), Error> {
         self.node.unstage(volume(), self.path("staging")).await
     }

@@ -114,7 +114,6 @@ async fn the_table_of_disks_that_are_refused() {
 
 /// On large disks what a file system leaves behind its head is far apart.
 #[test]
-#[ignore = "a finding: the proof of blankness looks at none of these places, and the disks are formatted"]
 fn what_is_left_of_a_large_file_system_without_its_head_is_found() {
     if Machine::new().is_none() {
         return;

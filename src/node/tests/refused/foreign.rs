@@ -66,7 +66,7 @@ pub(super) const MADE: &[Made] = &[
         "LUKS2",
         "cryptsetup",
         "printf pass | cryptsetup -q luksFormat --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $IMAGE -",
-        "crypto_LUKS",
+        "LUKS2",
     ),
     made(
         "LVM2",
