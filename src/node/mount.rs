@@ -277,6 +277,9 @@ impl Core {
     /// Whose disk is behind `mount`. A volume without a record was staged by another driver of this cloud: then any of
     /// the cloud's disks passes, since the path is the kubelet's own for the volume. No other disk is waited for.
     pub(super) async fn owner(&self, volume: &VolumeId, mount: &Mount) -> Result<Owner, Error> {
+        if mount.is_gone() {
+            return Ok(Owner::Gone);
+        }
         let record = self.records.load::<Staged>(volume).await?;
         let number = mount.device;
         let Some(found) = self.host.disk(number).await? else {
@@ -378,7 +381,7 @@ fn needs_writes(device: &Device, fs: FsType, found: &str) -> Error {
 
 /// The places where the disk of `number` is mounted or its node is bound.
 pub(super) fn places_of(mounts: &[Mount], number: DeviceNumber) -> Vec<&Mount> {
-    mounts.iter().filter(|mount| mount.device == number).collect()
+    mounts.iter().filter(|mount| mount.device == number && !mount.is_gone()).collect()
 }
 
 /// Holds an existing mount of the right disk against what is asked for.

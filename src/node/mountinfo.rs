@@ -8,6 +8,9 @@ use super::host::{DeviceNumber, MountFlags};
 /// what an error did to it.
 const READ_ONLY_STATES: [&str; 3] = ["ro", "emergency_ro", "shutdown"];
 
+/// What the kernel puts behind the name of what is not there any more.
+const DELETED: &[u8] = b"//deleted";
+
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -31,6 +34,12 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// Whether this is a device's node whose device has gone. Its number may be another device's by now: a node that is
+    /// bound keeps neither.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_node && self.root.as_os_str().as_encoded_bytes().ends_with(DELETED)
+    }
+
     /// Whether this mount was made read-only.
     pub(crate) fn is_read_only(&self) -> bool {
         self.options.iter().any(|option| option == "ro")
@@ -163,6 +172,17 @@ mod tests {
                 (read_only, frozen),
                 "{options} {super_options}"
             );
+        }
+    }
+
+    #[test]
+    fn a_bound_node_is_told_from_one_whose_device_has_gone() {
+        for (root, is_node, gone) in
+            [("/vdb", true, false), ("/vdb//deleted", true, true), ("/directory//deleted", false, false)]
+        {
+            let mut mounts = parse(&format!("1 2 0:6 {root} /target rw - devtmpfs devtmpfs rw")).unwrap();
+            mounts[0].is_node = is_node;
+            assert_eq!(mounts[0].is_gone(), gone, "{root}");
         }
     }
 

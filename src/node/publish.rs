@@ -45,6 +45,14 @@ impl Core {
 
     async fn publish_mount(&self, request: &Publish, read_only: bool) -> Result<(), Error> {
         let (volume, target) = (&request.volume, &request.target_path);
+        if !read_only
+            && let Some(mut record) = self.records.load::<Staged>(volume).await?
+            && record.half_published.remove(target)
+        {
+            // What is there was on its way to be read-only.
+            self.clear(volume, target).await?;
+            self.records.save(volume, &record).await?;
+        }
         let mounts = self.host.mounts().await?;
         let staging = mountinfo::at(&mounts, &request.staging_path);
         let Some(staging) = staging.filter(|mount| !mount.is_node) else {
@@ -99,7 +107,12 @@ impl Core {
         }
         let device = self.proven(request, None).await?;
         let mut record = self.record_of(&device).await?;
-        let mounts = self.host.mounts().await?;
+        let mut mounts = self.host.mounts().await?;
+        if mountinfo::at(&mounts, target).is_some_and(Mount::is_gone) {
+            // The disk was taken away under it, and has come back.
+            self.clear(volume, target).await?;
+            mounts = self.host.mounts().await?;
+        }
         if let Some(mount) = mountinfo::at(&mounts, target) {
             if mount.device != device.number() || !mount.is_node {
                 return Err(taken(volume, target, mount, &device));

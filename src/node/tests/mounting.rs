@@ -114,9 +114,15 @@ async fn a_publish_that_was_cut_off_before_it_was_read_only_is_finished() {
     let text = fs::read_to_string(&record).unwrap();
     fs::write(&record, text.replace("\"half_published\":[]", &format!("\"half_published\":[{target:?}]"))).unwrap();
     machine.restart(None);
+    let half = fs::read_to_string(&record).unwrap();
     machine.node.publish(machine.publish_of("target", true)).await.unwrap();
     assert!(machine.mounts().last().unwrap().is_read_only());
-    assert_eq!(fs::read_to_string(record).unwrap(), text);
+    assert_eq!(fs::read_to_string(&record).unwrap(), text);
+    // Asked for again for writing, it is not what it was on its way to be.
+    fs::write(&record, half).unwrap();
+    machine.node.publish(machine.publish_of("target", false)).await.unwrap();
+    fs::write(machine.path("target/file"), "text").unwrap();
+    assert_eq!((machine.mounts().len(), fs::read_to_string(&record).unwrap()), (2, text));
 }
 
 #[tokio::test]
