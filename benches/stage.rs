@@ -17,7 +17,7 @@ use std::{
 use cloud_block_csi::{
     cloud::{Attachment, vultr::PROFILE},
     node::{Linux, Node, Paths, Stage},
-    volume::{Access, FsType, Gib, IdForm, MkfsOptions, VolumeId},
+    volume::{Access, Discard, FsType, Gib, IdForm, MkfsOptions, VolumeId},
 };
 use nix::mount::{MsFlags, mount, umount};
 use tokio_util::task::TaskTracker;
@@ -104,6 +104,7 @@ async fn main() -> Outcome<()> {
         read_only: false,
         key: None,
         mkfs_options: MkfsOptions::default(),
+        discard: Discard::default(),
     };
     let began = Instant::now();
     node.stage(stage.clone(), None).await?;

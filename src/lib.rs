@@ -97,7 +97,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             kubelet_dir: settings.kubelet_dir.clone(),
         };
         let host = Linux::new(paths).map_err(|error| RunError::Failed(error.to_string()))?;
-        let node = Node::new(Arc::new(host), config.profile, tasks.clone());
+        let node = Arc::new(Node::new(Arc::new(host), config.profile, tasks.clone()));
+        let trimming = Arc::clone(&node);
+        tokio::spawn(async move { trimming.trim().await });
         services.node = Some(rpc::NodeService::new(node, &config, settings, metrics.clone()));
     }
     let admin = match config.metrics_addr {

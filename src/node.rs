@@ -3,7 +3,7 @@
 //! `rpc` calls [`Node`]; every change of a volume is one operation, which repeated calls join (P7) and which holds the
 //! volume's lock, also against programs that an earlier run of the driver left working. The rooms:
 //!
-//! - `stage`, `publish`, `expand`, `stats`, `health`: the operations, each with its states in the header;
+//! - `stage`, `publish`, `expand`, `trim`, `stats`, `health`: the operations, each with its states in the header;
 //! - `device`: proof of identity; `blank`: proof of blankness; `format` and `filesystem`: what a disk holds, and
 //!   making it; `luks` and `key`: encrypted disks; `mount`, `mountinfo`, `options`: the mount table and changing it;
 //! - `record` and `lock`: what outlives the process; `host`: the seam to the machine.
@@ -25,6 +25,7 @@ mod publish;
 mod record;
 mod stage;
 mod stats;
+mod trim;
 
 use std::{
     collections::HashSet,
@@ -50,7 +51,7 @@ use crate::{
     cloud::{Attachment, Profile},
     error::Error,
     operations::Operations,
-    volume::{Access, MkfsOptions, VolumeId},
+    volume::{Access, Discard, MkfsOptions, VolumeId},
 };
 
 /// A volume to be staged.
@@ -72,6 +73,8 @@ pub struct Stage {
     pub key: Option<Key>,
     /// How a file system that has to be made is laid out.
     pub mkfs_options: MkfsOptions,
+    /// When what is deleted is told to the disk.
+    pub discard: Discard,
 }
 
 /// A staged volume to be published to a workload.
@@ -114,6 +117,7 @@ enum NodeOperation {
     Publish(Publish),
     Unpublish(PathBuf),
     Expand(Expand),
+    Trim(u64),
 }
 
 impl fmt::Display for NodeOperation {
@@ -123,6 +127,7 @@ impl fmt::Display for NodeOperation {
             Self::Unstage(path) => write!(f, "unstage from {}", path.display()),
             Self::Publish(publish) => write!(f, "publish at {}", publish.target_path.display()),
             Self::Unpublish(path) => write!(f, "unpublish from {}", path.display()),
+            Self::Trim(offset) => write!(f, "trim from {offset} on"),
             Self::Expand(expand) => write!(f, "expand at {}", expand.path.display()),
         }
     }

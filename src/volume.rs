@@ -133,6 +133,32 @@ impl fmt::Display for FsType {
     }
 }
 
+/// When what is deleted in a file system is told to its disk, which can then forget it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Discard {
+    /// Never.
+    #[default]
+    Never,
+    /// At once, by the mount option `discard`.
+    Online,
+    /// Once a week, as fstrim(8) does.
+    Weekly,
+}
+
+impl Discard {
+    /// All of them, for messages and tables.
+    pub const ALL: [Self; 3] = [Self::Never, Self::Online, Self::Weekly];
+
+    /// The word for it in a `StorageClass`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Online => "online",
+            Self::Weekly => "weekly",
+        }
+    }
+}
+
 /// How a workload sees a volume (CSI `VolumeCapability.access_type`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {

@@ -1,7 +1,10 @@
 //! Mount options as a `StorageClass` or a PersistentVolume gives them, taken apart into what mount(2) wants.
 
 use super::host::MountFlags;
-use crate::{error::Error, volume::FsType};
+use crate::{
+    error::Error,
+    volume::{Discard, FsType},
+};
 
 /// mount(2) takes a page of data for the file system, with the zero at its end.
 const MAX_DATA_BYTES: usize = 4095;
@@ -66,6 +69,14 @@ impl Options {
             return Err(Error::invalid("mount_flags", format!("longer than {MAX_DATA_BYTES} bytes together")));
         }
         Ok(options)
+    }
+
+    /// The same with the option that `discard` is, if it is one and none is given.
+    pub(crate) fn with(mut self, discard: Discard) -> Self {
+        if discard == Discard::Online && !self.discards() {
+            self.data.push("discard".to_owned());
+        }
+        self
     }
 
     /// Whether the mount is to be read-only.
@@ -149,6 +160,19 @@ mod tests {
         assert_eq!(options(&["nouuid", "swalloc", "nouuid"], false).data(FsType::Xfs), "swalloc,nouuid");
         assert_eq!(options(&[], false).data(FsType::Xfs), "nouuid");
         assert_eq!(options(&[], false).data(FsType::Btrfs), "");
+    }
+
+    #[test]
+    fn discard_is_asked_for_once() {
+        for (flags, discard, data) in [
+            (&[][..], Discard::Online, "discard"),
+            (&["discard"], Discard::Online, "discard"),
+            (&["discard=async"], Discard::Online, "discard=async"),
+            (&["discard"], Discard::Never, "discard"),
+            (&[], Discard::Weekly, ""),
+        ] {
+            assert_eq!(options(flags, false).with(discard).data(FsType::Btrfs), data, "{flags:?} {discard:?}");
+        }
     }
 
     #[test]

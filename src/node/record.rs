@@ -10,7 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{device::Device, host::DeviceNumber};
-use crate::{error::Error, volume::VolumeId};
+use crate::{
+    error::Error,
+    volume::{IdForm, VolumeId},
+};
 
 /// A volume is staged on this node, or about to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +31,16 @@ pub(crate) struct Staged {
     /// What is mounted or shown is what was unlocked, never the disk itself.
     #[serde(default)]
     pub(crate) encrypted: bool,
+    /// Its file system is trimmed once a week.
+    #[serde(default)]
+    pub(crate) trim: Option<Trim>,
+}
+
+/// When a file system was trimmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Trim {
+    /// In which week of the volume's, or when it was staged.
+    pub(crate) week: u64,
 }
 
 /// A disk was proven to be this volume's and blank, and mkfs is about to start, or was cut off.
@@ -70,6 +83,7 @@ impl Staged {
             set_read_only: false,
             half_published: BTreeSet::new(),
             encrypted: device.is_mapping(),
+            trim: None,
         }
     }
 }
@@ -118,6 +132,24 @@ impl Records {
             let path = self.path::<R>(volume);
             Error::Precondition(format!("the record {} cannot be understood: {error}", path.display()))
         })
+    }
+
+    /// What is recorded of all volumes. One record that cannot be understood is left out: it is told where it matters.
+    pub(crate) async fn all<R: Record>(&self, form: IdForm) -> Result<Vec<(VolumeId, R)>, Error> {
+        let failed = |cause| Error::io("list", &self.directory, cause);
+        let mut entries = tokio::fs::read_dir(&self.directory).await.map_err(failed)?;
+        let mut all = Vec::new();
+        while let Some(entry) = entries.next_entry().await.map_err(failed)? {
+            let name = entry.file_name();
+            let id =
+                name.to_str().and_then(|name| name.strip_suffix(".json")?.strip_suffix(R::KIND)?.strip_suffix('.'));
+            if let Some(volume) = id.and_then(|id| VolumeId::parse(form, id))
+                && let Ok(Some(record)) = self.load::<R>(&volume).await
+            {
+                all.push((volume, record));
+            }
+        }
+        Ok(all)
     }
 
     /// Records it, in place of what was recorded before.
@@ -174,7 +206,6 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::IdForm;
 
     #[tokio::test]
     async fn a_record_is_kept_replaced_and_forgotten() {
@@ -189,11 +220,14 @@ mod tests {
             set_read_only: false,
             half_published: BTreeSet::from(["/target".into()]),
             encrypted: false,
+            trim: Some(Trim { week: 7 }),
         };
         records.save(&volume, &staged).await.unwrap();
         staged.set_read_only = true;
         records.save(&volume, &staged).await.unwrap();
-        assert_eq!(records.load::<Staged>(&volume).await.unwrap(), Some(staged));
+        assert_eq!(records.load::<Staged>(&volume).await.unwrap(), Some(staged.clone()));
+        assert_eq!(records.all::<Staged>(IdForm::Decimal).await.unwrap(), [(volume.clone(), staged)]);
+        assert_eq!(records.all::<Formatting>(IdForm::Decimal).await.unwrap(), []);
         records.forget::<Staged>(&volume).await.unwrap();
         records.forget::<Staged>(&volume).await.unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);

@@ -15,7 +15,7 @@
 //! Every step finds out from the machine what is done already, so that a call can be repeated from anywhere. A raw
 //! block volume is staged when its disk is proven: nothing is read of it and nothing is mounted.
 
-use std::path::Path;
+use std::{path::Path, time::SystemTime};
 
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -30,11 +30,12 @@ use super::{
     mount::{Kind, Owner, agree, places_of, taken},
     mountinfo::{self, Mount},
     options::Options,
-    record::Staged,
+    record::{Staged, Trim},
+    trim::week_of,
 };
 use crate::{
     error::Error,
-    volume::{Access, FsType, VolumeId},
+    volume::{Access, Discard, FsType, VolumeId},
 };
 
 impl Core {
@@ -44,7 +45,7 @@ impl Core {
         let until = deadline.unwrap_or_else(|| Instant::now() + self.patience.arrival);
         let disk = Device::arrive(&self.host, prefix, volume, &attachment.serial, until).await?;
         let options = match &request.access {
-            Access::Mount { flags, .. } => Some(Options::parse(flags, request.read_only)?),
+            Access::Mount { flags, .. } => Some(Options::parse(flags, request.read_only)?.with(request.discard)),
             Access::Block => None,
         };
         let wanted = Wanted {
@@ -52,7 +53,7 @@ impl Core {
             size: attachment.size,
             blank: request.blank,
             mkfs_options: &request.mkfs_options,
-            discard: options.as_ref().is_some_and(Options::discards),
+            discard: request.discard != Discard::Never || options.as_ref().is_some_and(Options::discards),
         };
         let mounts = self.free_of_the_dead(volume, path, &disk, lock).await?;
         let device = match &request.key {
@@ -61,7 +62,7 @@ impl Core {
         };
         match options {
             // Of a raw block volume nothing is read and nothing mounted.
-            None => self.remember(&device).await,
+            None => self.remember(&device, None).await,
             Some(options) => self.stage_mount(request, &device, wanted, &options, &mounts, lock).await,
         }
     }
@@ -96,6 +97,7 @@ impl Core {
         lock: &Lock,
     ) -> Result<(), Error> {
         let (volume, path) = (&request.volume, &request.staging_path);
+        let trim = (request.discard == Discard::Weekly).then(|| Trim { week: week_of(volume, SystemTime::now()) });
         let mounted = mountinfo::at(mounts, path);
         let fs = match mounted {
             Some(mount) if mount.device != device.number() => return Err(taken(volume, path, mount, device)),
@@ -109,13 +111,13 @@ impl Core {
                     });
                 };
                 debug!(%volume, path = %path.display(), "is staged already");
-                self.remember(device).await?;
+                self.remember(device, trim).await?;
                 fs
             }
             None => {
                 let fs = self.file_system(device, wanted, lock).await?;
                 self.prepare(path, Kind::Directory).await?;
-                self.remember(device).await?;
+                self.remember(device, trim).await?;
                 self.mount_disk(device, fs, path, options, lock).await?;
                 fs
             }
@@ -136,11 +138,15 @@ impl Core {
     }
 
     /// Records which disk the volume is staged as, keeping what else is recorded of that one.
-    async fn remember(&self, device: &Device) -> Result<(), Error> {
-        match self.records.load::<Staged>(device.volume()).await? {
-            Some(record) if record.serial == device.serial() && record.device == device.number() => Ok(()),
-            _ => self.records.save(device.volume(), &Staged::of(device)).await,
-        }
+    async fn remember(&self, device: &Device, trim: Option<Trim>) -> Result<(), Error> {
+        let known = self.records.load::<Staged>(device.volume()).await?;
+        let known = known.filter(|record| record.serial == device.serial() && record.device == device.number());
+        let record = match known {
+            Some(record) if record.trim.is_some() == trim.is_some() => return Ok(()),
+            Some(record) => Staged { trim, ..record },
+            None => Staged { trim, ..Staged::of(device) },
+        };
+        self.records.save(device.volume(), &record).await
     }
 
     pub(super) async fn unstage(&self, volume: &VolumeId, path: &Path, lock: &Lock) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 //!
 //! They need root and `losetup`; without them each says so and passes.
 
+mod discard;
 mod formatting;
 mod health;
 mod identity;

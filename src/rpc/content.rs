@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use crate::{
     error::Error,
-    volume::{FsType, MkfsOptions},
+    volume::{Discard, FsType, MkfsOptions},
 };
 
 /// `true` or `false`: the disk is encrypted, with a key that every stage brings.
 const ENCRYPTED: &str = "encrypted";
 /// Options for the program that makes the file system.
 const MKFS_OPTIONS: &str = "mkfs_options";
-/// `online` or `never`: whether what is deleted is told to the disk.
+/// `never`, `online` or `weekly`: when what is deleted is told to the disk.
 const DISCARD: &str = "discard";
 
 /// Parameters that are the driver's own.
@@ -25,8 +25,8 @@ pub(super) struct Content {
     pub(super) encrypted: bool,
     /// How its file system is laid out.
     pub(super) mkfs_options: MkfsOptions,
-    /// What is deleted is told to the disk at once.
-    pub(super) discard: bool,
+    /// When what is deleted is told to the disk.
+    pub(super) discard: Discard,
 }
 
 impl Content {
@@ -56,20 +56,17 @@ impl Content {
             Some("true") => true,
             Some(other) => return Err(wrong(ENCRYPTED, format!("'{other}' is not 'true' or 'false'"))),
         };
-        let discard = match word(DISCARD).as_deref() {
-            None | Some("never") => false,
-            Some("online") => true,
-            Some(other) => return Err(wrong(DISCARD, format!("'{other}' is not 'online' or 'never'"))),
+        let discard = match word(DISCARD) {
+            None => Discard::default(),
+            Some(word) => Discard::ALL.into_iter().find(|discard| discard.as_str() == word).ok_or_else(|| {
+                let words = Discard::ALL.map(Discard::as_str).join(", ");
+                wrong(DISCARD, format!("'{word}' is none of {words}"))
+            })?,
         };
         let mkfs_options =
             MkfsOptions::parse(fs.unwrap_or_default(), told.get(MKFS_OPTIONS).map_or("", String::as_str))
                 .map_err(|problem| wrong(MKFS_OPTIONS, problem))?;
         Ok(Self { encrypted, mkfs_options, discard })
-    }
-
-    /// The mount option that this is, if it is one.
-    pub(super) fn mount_option(&self) -> Option<&'static str> {
-        self.discard.then_some("discard")
     }
 }
 
@@ -88,9 +85,8 @@ mod tests {
         let told = Content::take(&mut parameters, &[None]).unwrap();
         assert_eq!((told.clone(), parameters), (map(&own), map(&[("disk_type", "hdd")])));
         let content = Content::of_volume(&told, None).unwrap();
-        assert!(content.encrypted && content.discard);
+        assert!(content.encrypted && content.discard == Discard::Online);
         assert_eq!(content.mkfs_options.arguments(FsType::Ext4), ["-i", "65536"]);
-        assert_eq!(content.mount_option(), Some("discard"));
         assert_eq!(Content::of_volume(&map(&[("source", "blank")]), None).unwrap(), Content::default());
     }
 

@@ -18,7 +18,7 @@ use crate::{
     error::Error,
     metrics::Metrics,
     node::{Counts, Expand, Key, Node, PASSPHRASE, Publish, Severity, Stage, Stats, Usage, no_key},
-    volume::{Access, NodeId},
+    volume::NodeId,
 };
 
 /// What a Node can do here.
@@ -83,7 +83,7 @@ impl Instance {
 
 impl NodeService {
     /// Serves this node's disks.
-    pub fn new(node: Node, config: &Config, settings: &NodeConfig, metrics: Metrics) -> Self {
+    pub fn new(node: Arc<Node>, config: &Config, settings: &NodeConfig, metrics: Metrics) -> Self {
         let identity = Instance {
             profile: config.profile,
             node_id: settings.node_id.clone(),
@@ -92,7 +92,7 @@ impl NodeService {
             told: OnceCell::new(),
         };
         Self {
-            node: Arc::new(node),
+            node,
             profile: config.profile,
             metrics,
             identity: Arc::new(identity),
@@ -116,17 +116,14 @@ impl NodeService {
     ) -> Result<csi::NodeStageVolumeResponse, Error> {
         let id = validate::maybe_volume_id(self.profile, &request.volume_id)?;
         let staging_path = validate::path("staging_target_path", &request.staging_target_path)?;
-        let (mut access, read_only) = validate::needed(request.volume_capability.as_ref())?;
+        let (access, read_only) = validate::needed(request.volume_capability.as_ref())?;
         let volume = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
         let blank = may_format(&request.volume_context)?;
         let content = Content::of_volume(&request.volume_context, access.fs_type())?;
-        if let (Access::Mount { flags, .. }, Some(option)) = (&mut access, content.mount_option()) {
-            flags.push(option.to_owned());
-        }
         let key = if content.encrypted { Some(key(request.secrets, NODE_STAGE_SECRET)?) } else { None };
         let attachment = (self.profile.attachment)(&validate::map("publish_context", request.publish_context)?)?;
-        let mkfs_options = content.mkfs_options;
-        let stage = Stage { volume, staging_path, access, attachment, blank, read_only, key, mkfs_options };
+        let Content { mkfs_options, discard, .. } = content;
+        let stage = Stage { volume, staging_path, access, attachment, blank, read_only, key, mkfs_options, discard };
         self.node.stage(stage, deadline).await?;
         Ok(csi::NodeStageVolumeResponse {})
     }

@@ -54,11 +54,13 @@ pub enum Tool {
     Btrfs,
     /// Makes, unlocks and locks encrypted disks.
     Cryptsetup,
+    /// Tells a disk what its file system does not need.
+    Fstrim,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Blkid,
         Self::Blockdev,
         Self::MkfsExt4,
@@ -69,6 +71,7 @@ impl Tool {
         Self::XfsGrowfs,
         Self::Btrfs,
         Self::Cryptsetup,
+        Self::Fstrim,
     ];
 
     /// The program's name.
@@ -84,12 +87,13 @@ impl Tool {
             Self::XfsGrowfs => "xfs_growfs",
             Self::Btrfs => "btrfs",
             Self::Cryptsetup => "cryptsetup",
+            Self::Fstrim => "fstrim",
         }
     }
 
     fn package(self) -> &'static str {
         match self {
-            Self::Blkid | Self::Blockdev => "util-linux",
+            Self::Blkid | Self::Blockdev | Self::Fstrim => "util-linux",
             Self::MkfsExt4 | Self::E2fsck | Self::Resize2fs => "e2fsprogs",
             Self::MkfsXfs | Self::XfsGrowfs => "xfsprogs",
             Self::MkfsBtrfs | Self::Btrfs => "btrfs-progs",

@@ -25,7 +25,7 @@ use crate::{
         luks,
         mountinfo::{self, Mount},
     },
-    volume::{Access, FsType, IdForm, MkfsOptions, VolumeId},
+    volume::{Access, Discard, FsType, IdForm, MkfsOptions, VolumeId},
 };
 
 pub(super) const MIB: u64 = 1 << 20;
@@ -270,6 +270,7 @@ impl Machine {
             read_only: false,
             key: None,
             mkfs_options: MkfsOptions::default(),
+            discard: Discard::default(),
         }
     }
 

@@ -1,0 +1,67 @@
+//! What is deleted is told to the disk when the class says so.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    time::{Duration, SystemTime},
+};
+
+use super::machine::{Loop, MIB, Machine, run};
+use crate::{
+    node::{Stage, host::Tool},
+    volume::{Discard, FsType},
+};
+
+const DISK_MIB: u64 = 320;
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How much of the disk's image is not a hole.
+fn allocated(disk: &Loop) -> u64 {
+    run("blockdev", &["--flushbufs", disk.device.to_str().unwrap()]);
+    fs::metadata(&disk.image).unwrap().blocks() * 512
+}
+
+fn write_and_delete(machine: &Machine) {
+    let file = machine.path("staging/file");
+    fs::write(&file, vec![1; usize::try_from(64 * MIB).unwrap()]).unwrap();
+    fs::File::open(&file).unwrap().sync_all().unwrap();
+    fs::remove_file(&file).unwrap();
+    nix::unistd::syncfs(fs::File::open(machine.path("staging")).unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_system_is_trimmed_once_a_week_if_its_class_says_so() {
+    let Some(mut machine) = Machine::new() else { return };
+    let now = SystemTime::now();
+    for fs in FsType::ALL {
+        let disk = machine.attach(DISK_MIB);
+        for (discard, trims) in [(Discard::Never, 0), (Discard::Weekly, 1)] {
+            machine.stage_as(Stage { discard, ..machine.stage_of(fs) }).await.unwrap();
+            write_and_delete(&machine);
+            let (before, ran) = (allocated(&disk), machine.runs_of(Tool::Fstrim));
+            machine.node.trim_what_is_due(now).await;
+            assert_eq!(machine.runs_of(Tool::Fstrim), ran, "{fs}: not due yet");
+            machine.restart(None);
+            for _ in 0..3 {
+                machine.node.trim_what_is_due(now + WEEK).await;
+            }
+            assert_eq!(machine.runs_of(Tool::Fstrim), ran + trims, "{fs} {discard:?}");
+            let freed = before.saturating_sub(allocated(&disk));
+            assert_eq!(freed > 32 * MIB, trims > 0, "{fs} {discard:?}: {freed} bytes");
+            machine.unstage().await.unwrap();
+            machine.node.trim_what_is_due(now + WEEK * 2).await;
+            assert_eq!(machine.runs_of(Tool::Fstrim), ran + trims, "{fs}: is not staged");
+        }
+        machine.hide(&disk);
+    }
+}
+
+#[tokio::test]
+async fn discard_online_is_a_mount_option() {
+    let Some(machine) = Machine::new() else { return };
+    let disk = machine.attach(DISK_MIB);
+    machine.stage_as(Stage { discard: Discard::Online, ..machine.stage_of(FsType::Ext4) }).await.unwrap();
+    assert!(machine.mounts()[0].super_options.iter().any(|option| option == "discard"), "{:?}", machine.mounts());
+    write_and_delete(&machine);
+    assert!(allocated(&disk) < 48 * MIB);
+}
