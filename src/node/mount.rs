@@ -283,9 +283,9 @@ impl Core {
         let record = self.records.load::<Staged>(volume).await?;
         let number = mount.device;
         let Some(found) = self.host.disk(number).await? else {
-            // Btrfs shows no number of its disk; the node that it names goes with that.
-            let lost_btrfs = record.is_some()
-                && mount.fs_type == FsType::Btrfs.as_str()
+            // Btrfs shows no number of its disk; the node that it names goes with that, and as long as it is mounted no
+            // other disk gets the name.
+            let lost_btrfs = mount.fs_type == FsType::Btrfs.as_str()
                 && Path::new(&mount.source).starts_with(&self.host.paths().dev_dir)
                 && self.look(Path::new(&mount.source)).await? == Found::Nothing;
             let is_recorded = record.is_some_and(|record| record.device == number);

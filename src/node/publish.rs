@@ -201,10 +201,10 @@ impl Core {
         if is_encrypted { disk.mapped(&luks::name(volume)).await?.ok_or_else(|| not_staged(request)) } else { Ok(disk) }
     }
 
-    /// What is recorded of the volume; of one that another driver staged nothing is yet.
+    /// What is recorded of the volume as this disk; of one that another driver staged nothing is yet.
     async fn record_of(&self, device: &Device) -> Result<Staged, Error> {
         let record = self.records.load::<Staged>(device.volume()).await?;
-        Ok(record.unwrap_or_else(|| Staged::of(device)))
+        Ok(record.filter(|record| record.is_of(device)).unwrap_or_else(|| Staged::of(device)))
     }
 }
 

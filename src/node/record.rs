@@ -86,6 +86,11 @@ impl Staged {
             trim: None,
         }
     }
+
+    /// Whether it is of the volume as this very device.
+    pub(crate) fn is_of(&self, device: &Device) -> bool {
+        self.serial == device.serial() && self.device == device.number()
+    }
 }
 
 /// Something that is recorded of a volume.

@@ -140,8 +140,7 @@ impl Core {
     /// Records which disk the volume is staged as, keeping what else is recorded of that one.
     async fn remember(&self, device: &Device, trim: Option<Trim>) -> Result<(), Error> {
         let known = self.records.load::<Staged>(device.volume()).await?;
-        let known = known.filter(|record| record.serial == device.serial() && record.device == device.number());
-        let record = match known {
+        let record = match known.filter(|record| record.is_of(device)) {
             Some(record) if record.trim.is_some() == trim.is_some() => return Ok(()),
             Some(record) => Staged { trim, ..record },
             None => Staged { trim, ..Staged::of(device) },

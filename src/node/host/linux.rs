@@ -22,7 +22,10 @@ use tracing::warn;
 
 use super::{
     Arrivals, Boot, Counts, DeviceNumber, Disk, Found, Host, MountCall, Open, OpenDisk, Output, Paths, Tool, disk,
-    resolve::resolve, serial::Serials, tool::Tools, watch::Watch,
+    resolve::resolve,
+    serial::Serials,
+    tool::{Tools, all_started},
+    watch::Watch,
 };
 use crate::{
     error::Error,
@@ -126,7 +129,13 @@ impl Host for Linux {
 
     async fn open(&self, node: &Path, how: Open) -> io::Result<Arc<dyn OpenDisk>> {
         let node = node.to_owned();
-        blocking(move || Ok(Arc::new(disk::Node::open(&node, how)?) as Arc<dyn OpenDisk>)).await
+        blocking(move || {
+            if how != Open::Shared {
+                all_started();
+            }
+            Ok(Arc::new(disk::Node::open(&node, how)?) as Arc<dyn OpenDisk>)
+        })
+        .await
     }
 
     async fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
@@ -166,6 +175,7 @@ impl Host for Linux {
                     warn!(path = %target.display(), %error, "what was written could not be brought to the disk");
                 }
             }
+            all_started();
             Ok(umount2(&target, how | MntFlags::UMOUNT_NOFOLLOW)?)
         })
         .await

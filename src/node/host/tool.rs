@@ -10,7 +10,10 @@ use std::{
     os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::Stdio,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -30,6 +33,16 @@ const LOCK_FD: i32 = 3;
 
 /// How much of a program's output is kept.
 const OUTPUT_BYTES: u64 = 16 << 10;
+
+/// Held while a program is being started: until its exec it has copies of all that this process has open, also of other
+/// volumes' disks and mounts, and so keeps them busy.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Returns when no program is in between any more that was being started; then nothing that was closed before is kept
+/// open by one.
+pub(super) fn all_started() {
+    drop(STARTING.lock().unwrap_or_else(PoisonError::into_inner));
+}
 
 /// A program that the node runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -193,7 +206,11 @@ impl Tools {
         command.fd_mappings(vec![held]).map_err(|error| failed(io::Error::other(error)))?;
         let mut command = tokio::process::Command::from(command);
         let span = warn_span!("tool", tool = tool.program());
-        let mut child = command.spawn().map_err(failed)?;
+        let mut child = {
+            let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+            // It returns after the exec.
+            command.spawn().map_err(failed)?
+        };
         // It has its own copies of the lock and the files now.
         drop(command);
         if let (Some(mut pipe), Some(key)) = (child.stdin.take(), key)
