@@ -49,12 +49,18 @@ count_sanity() {
 lint() {
     section "format" count_check cargo fmt --all --check
     section "lints" count_check cargo clippy --workspace --all-targets -- -D warnings
-    section "shell syntax" count_check bash -n tests/tools.sh tests/root.sh tests/run.sh .ci/run
+    section "shell syntax" count_check shell_syntax
     if cargo deny --version >/dev/null 2>&1; then
         section "dependencies" count_check cargo deny --all-features check
     else
         skip "dependencies" "cargo-deny is not installed (cargo install cargo-deny)"
     fi
+}
+
+# One by one: to bash all after the first are arguments of that.
+shell_syntax() {
+    local script
+    for script in tests/{tools,root,run}.sh .ci/run; do bash -n "$script" || return; done
 }
 
 unit() {
