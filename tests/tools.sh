@@ -62,7 +62,18 @@ blkid util-linux
 mkfs.ext4 e2fsprogs
 mkfs.xfs xfsprogs
 mkfs.btrfs btrfs-progs
+cryptsetup cryptsetup-bin
 TABLE
+# For the virtual machine of the tests (tests/guest).
+if [ "$purpose" = test ] && [ "$(uname -m)" = x86_64 ]; then
+    missing_of packages <<'TABLE'
+dmsetup dmsetup
+qemu-system-x86_64 qemu-system-x86
+busybox busybox-static
+cpio cpio
+depmod kmod
+TABLE
+fi
 # What foreign disks are made with, for the table of disks that are refused. Where a release has one of them no more,
 # its rows are skipped by name.
 foreign=()
@@ -74,7 +85,6 @@ wipefs util-linux
 mkfs.minix util-linux
 mkfs.bfs util-linux
 mkfs.cramfs util-linux
-cryptsetup cryptsetup-bin
 pvcreate lvm2
 make-bcache bcache-tools
 sgdisk gdisk
