@@ -3,14 +3,15 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 FS_TYPE ?= xfs
 
-.PHONY: help demo test lint unit contract sanity build tools-demo tools-test
+.PHONY: help demo test lint unit guest contract sanity build tools-demo tools-test
 
 help:
 	@echo "make demo      watch a volume's whole life on a simulated cloud (root for loop devices and mounts)"
 	@echo "               FS_TYPE=xfs|ext4|btrfs chooses the file system"
-	@echo "make test      run every test: lint, unit, contract, sanity (needs Go as well)"
+	@echo "make test      run every test: lint, unit, guest, contract, sanity (needs Go as well)"
 	@echo "make lint      format, lints with warnings as errors, dependencies"
 	@echo "make unit      unit tests, and integration tests on real disks"
+	@echo "make guest     the node's tests in a virtual machine, with what this kernel or its root may lack"
 	@echo "make contract  our proto against the official one; Vultr's Go client against the simulated cloud"
 	@echo "make sanity    csi-sanity against the driver on the simulated cloud"
 	@echo "make build     the driver, optimised: target/release/cloud-block-csi"
@@ -20,9 +21,9 @@ demo: tools-demo
 	@tests/root.sh $(TARGET)/debug/demo --fs-type $(FS_TYPE)
 
 test: tools-test
-	@tests/run.sh lint unit contract sanity
+	@tests/run.sh lint unit guest contract sanity
 
-lint unit contract sanity: tools-test
+lint unit guest contract sanity: tools-test
 	@tests/run.sh $@
 
 build:

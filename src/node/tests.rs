@@ -4,6 +4,7 @@
 
 mod discard;
 mod formatting;
+mod growth;
 mod health;
 mod identity;
 mod layout;
