@@ -3,8 +3,8 @@
 #     tests/guest/run.sh [--disk SERIAL:SIZE]... [--env NAME=VALUE]... [--deadline SECONDS] PROGRAM [ARGUMENT]...
 #     tests/guest/run.sh --prepare            gets the kernel, and tells whether this computer can have such a machine
 # It has what a container's root or the kernel outside may lack: device-mapper, all capabilities, disks with serials in
-# sysfs. It has no udev and no network. Nobody has to be root for it. Exit codes: the program's own; 69 if there can be no
-# such machine here, and the last line says why; 70 if the machine ended without a result.
+# sysfs. It has no udev and no network. Nobody has to be root for it. Exit codes: the program's own; 69 if there can be
+# no such machine here, and the last line says why; 70 if the machine ended without a result.
 set -euo pipefail
 guest=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -94,12 +94,14 @@ echo 'root:x:0:0:root:/:/bin/sh' >"$root/etc/passwd"
 put "$program" /program
 strip --strip-debug "$root/program" 2>/dev/null || true
 printf '%q ' env "${environment[@]}" /program "$@" >"$root/command"
-# In the order of loading, each once
+# In the order of loading, each once; a newer Debian has them compressed.
 for module in "${modules[@]}"; do
-    modprobe -d "$kernel" -S "$release" --show-depends "$module"
-done | sed -n 's/^insmod \(.*\.ko\).*/\1/p' | awk '!seen[$0]++' >"$work/modules"
-xargs -a "$work/modules" cp -t "$root/lib/modules"
-sed 's:.*/:/lib/modules/:' "$work/modules" >"$root/modules"
+    modprobe -d "$kernel" -S "$release" --show-depends "$module" || echo "without the module $module" >&2
+done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' | while read -r module; do
+    as=/lib/modules/$(basename "${module%.xz}")
+    case $module in *.xz) xz -dc "$module" ;; *) cat "$module" ;; esac >"$root$as"
+    echo "$as"
+done >"$root/modules"
 # Not compressed: to unpack it would take an emulated processor longer than qemu takes to hand it over.
 (cd "$root" && find . | cpio --quiet -o -H newc -R 0:0) >"$work/initramfs"
 
@@ -111,7 +113,7 @@ for disk in "${disks[@]}"; do
         -device "virtio-blk-pci,drive=$serial,serial=$serial")
 done
 machine=(-machine pc -nodefaults -display none -no-reboot -kernel "$kernel/boot/vmlinuz-$release")
-# A /dev/kvm that can be opened may still not run this kernel, where this is a virtual machine itself; its first line tells.
+# A /dev/kvm that opens may still not run this kernel, where this is a virtual machine itself; its first line tells.
 processor=(-accel kvm -cpu host)
 [ ! -w /dev/kvm ] || (
     ulimit -c 0
@@ -120,7 +122,8 @@ processor=(-accel kvm -cpu host)
 ) </dev/null >/dev/null 2>&1
 if ! grep -qs "Linux version" "$work/probe"; then
     # With AES, which the kernel and OpenSSL are much slower without, but not AVX, which is slow when emulated
-    processor=(-accel "tcg,thread=multi,tb-size=512" -cpu "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+aes,+pclmulqdq")
+    processor=(-accel "tcg,thread=multi,tb-size=512"
+        -cpu "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+aes,+pclmulqdq")
 fi
 # The serial lines: the console, the program's output, its exit code. In the foreground, so that Ctrl-C reaches qemu.
 timeout --foreground --kill-after 5 "$deadline" qemu-system-x86_64 "${machine[@]}" "${processor[@]}" -smp 2 -m 2048 \

@@ -1,5 +1,5 @@
-//! Growth that the kernel grants not to every root: that of a mounted ext4 is for `CAP_SYS_RESOURCE` alone, which the root
-//! of a container may lack.
+//! The growth of a mounted ext4: the kernel grants it to `CAP_SYS_RESOURCE` alone, which the root of a container may
+//! lack.
 
 use std::fs;
 
