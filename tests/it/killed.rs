@@ -10,10 +10,20 @@ use crate::cluster::{Cluster, TURN, mounted, repeated, skipped};
 const LIVES: u64 = 13;
 
 /// A small generator of our own, so that a printed seed replays.
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    fn roll(&mut self, most: u64) -> u64 {
+    /// Those of this run, whose seed is printed.
+    pub(crate) fn take() -> Self {
+        let seed = std::env::var("SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok())
+            .unwrap_or_else(|| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs());
+        println!("SEED={seed} replays this run");
+        Self(seed)
+    }
+
+    pub(crate) fn roll(&mut self, most: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % most
     }
@@ -30,12 +40,7 @@ async fn a_killed_driver_leaves_one_volume_with_its_data() {
         return;
     }
     let _turn = TURN.lock().await;
-    let seed = std::env::var("SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(|| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs());
-    println!("SEED={seed} replays this run");
-    let mut dice = Dice(seed);
+    let mut dice = Dice::take();
     let behaviour = Behaviour {
         create: Duration::from_millis(300),
         attach: Duration::from_millis(300),

@@ -8,6 +8,7 @@ mod bad_input;
 mod cluster;
 mod http;
 mod killed;
+mod killed_inside;
 mod many;
 mod memory;
 mod rooms;

@@ -29,7 +29,7 @@ async fn a_mounted_ext4_grows_online() {
     disk.grow(128 * MIB);
     assert_eq!(total().await, before);
     for _ in 0..3 {
-        assert_eq!(machine.node.expand(volume(), target.clone(), Some(128 * MIB)).await.unwrap(), 128 * MIB);
+        assert_eq!(machine.expand(&target, Some(128 * MIB)).await.unwrap(), 128 * MIB);
     }
     assert!(total().await >= before + 56 * MIB, "{before} to {}", total().await);
     fs::write(target.join("more"), vec![1; 72 << 20]).unwrap();

@@ -219,13 +219,21 @@ impl Bed {
         Ok(())
     }
 
+    /// The id of a driver's process.
+    ///
+    /// # Errors
+    /// No such driver.
+    pub fn process(&self, name: &str) -> Outcome<u32> {
+        let process = self.processes.iter().find(|process| process.name == name).ok_or("no such driver")?;
+        Ok(process.child.id().ok_or("it has ended already")?)
+    }
+
     /// How many KiB of memory a driver has in use.
     ///
     /// # Errors
     /// No such driver.
     pub fn resident(&self, name: &str) -> Outcome<u64> {
-        let process = self.processes.iter().find(|process| process.name == name).ok_or("no such driver")?;
-        let id = process.child.id().ok_or("it has ended already")?;
+        let id = self.process(name)?;
         let status = fs::read_to_string(format!("/proc/{id}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)

@@ -32,6 +32,7 @@ struct State {
     writes: Vec<Range<u64>>,
     all: bool,
     pause: Duration,
+    write_pause: Duration,
     hung: bool,
     /// Requests that wait for the end of a hang.
     waiting: usize,
@@ -39,6 +40,12 @@ struct State {
     unflushed: bool,
     /// Offsets, in units of [`UNIT`], of which something was read.
     read: BTreeSet<u64>,
+}
+
+impl State {
+    fn pause_of(&self, request: Request) -> Duration {
+        if matches!(request, Request::Read(..)) { self.pause } else { self.pause.max(self.write_pause) }
+    }
 }
 
 /// How finely it is remembered what was read.
@@ -65,6 +72,11 @@ impl Faults {
         self.state().pause = pause;
     }
 
+    /// Every write and every flush takes this much longer; reads take what they do.
+    pub fn slow_writes(&self, pause: Duration) {
+        self.state().write_pause = pause;
+    }
+
     /// From now on requests wait until [`Faults::release`].
     pub fn hang(&self) {
         self.state().hung = true;
@@ -80,7 +92,8 @@ impl Faults {
     pub fn heal(&self) {
         let mut state = self.state();
         (state.reads, state.writes) = (Vec::new(), Vec::new());
-        (state.all, state.pause, state.hung) = (false, Duration::ZERO, false);
+        (state.all, state.hung) = (false, false);
+        (state.pause, state.write_pause) = (Duration::ZERO, Duration::ZERO);
         drop(state);
         self.changed.notify_all();
     }
@@ -116,10 +129,10 @@ impl Faults {
         !self.state().unflushed
     }
 
-    /// Whether requests have to wait, and so may not hold up those that don't.
-    pub(crate) fn delays(&self) -> bool {
+    /// Whether a request has to wait, and so may not hold up those that don't.
+    pub(crate) fn delays(&self, request: Request) -> bool {
         let state = self.state();
-        state.hung || !state.pause.is_zero()
+        state.hung || !state.pause_of(request).is_zero()
     }
 
     /// Waits as the faults want it, and says whether the request fails.
@@ -131,10 +144,10 @@ impl Faults {
         state.waiting += 1;
         state = self.changed.wait_while(state, |state| state.hung).unwrap_or_else(PoisonError::into_inner);
         state.waiting -= 1;
-        let pause = state.pause;
+        let pause = state.pause_of(request);
         if !pause.is_zero() {
             // A fault that is healed is over at once.
-            let slow = self.changed.wait_timeout_while(state, pause, |state| !state.pause.is_zero());
+            let slow = self.changed.wait_timeout_while(state, pause, |state| !state.pause_of(request).is_zero());
             state = slow.unwrap_or_else(PoisonError::into_inner).0;
         }
         let touches = |bad: &[Range<u64>], at: u64, length: u64| {

@@ -95,7 +95,7 @@ impl Served {
         let file = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&handle.0).cloned();
         let Some(file) = file else { return answer(Err(nix::errno::Errno::EBADF.into())) };
         let faults = Arc::clone(&self.faults);
-        let delayed = faults.delays();
+        let delayed = faults.delays(request);
         let all = move || {
             let result = faults.admit(request).and_then(|()| work(&file));
             if result.is_ok() {
