@@ -246,6 +246,9 @@ pub trait Host: Send + Sync + 'static {
     /// Bytes and inodes of the file system at `path`. It may hang on a dead disk.
     async fn usage(&self, path: &Path) -> io::Result<(Counts, Counts)>;
 
+    /// Tries whether the file system at `path` takes writes, by a file that gets no name. It may hang on a dead disk.
+    async fn try_write(&self, path: &Path) -> io::Result<()>;
+
     /// How many errors the kernel has counted in the file system on this disk, and of which kind, in words; nothing
     /// where it counts none.
     async fn fs_errors(&self, fs: FsType, disk: &str) -> Option<String>;

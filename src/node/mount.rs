@@ -230,6 +230,23 @@ impl Core {
         Ok(())
     }
 
+    /// Finds out whether the file system takes writes: not every kernel shows in the mount table that an error has frozen it.
+    pub(super) async fn takes_writes(&self, volume: &VolumeId, path: &Path) -> Result<(), Error> {
+        let problem = match timeout(self.patience.usage, self.host.try_write(path)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(cause)) => match errno(&cause) {
+                // One that is full is in order.
+                Errno::ENOSPC | Errno::EDQUOT => return Ok(()),
+                _ => cause.to_string(),
+            },
+            Err(_) => format!("it does not answer within {} s", self.patience.usage.as_secs()),
+        };
+        Err(Error::Precondition(format!(
+            "volume {volume}: the file system at {} takes no writes ({problem}); see the kernel's log, and stage it again",
+            path.display()
+        )))
+    }
+
     async fn remove(&self, path: &Path) -> Result<(), Error> {
         let removed = match self.look(path).await? {
             Found::Nothing => return Ok(()),

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::host::{DeviceNumber, MountFlags};
 
-/// What a file system's own options say when it takes no more writes; since Linux 6.15 ext4 has words of its own for
-/// what an error did to it.
-const READ_ONLY_STATES: [&str; 3] = ["ro", "emergency_ro", "shutdown"];
+/// What a file system's own options say when it takes no more writes. What an error did to it ext4 tells in words of its
+/// own (`emergency_ro` and `shutdown` since Linux 6.15, `abort` before) or, in some 6.1, not at all.
+const READ_ONLY_STATES: [&str; 4] = ["ro", "emergency_ro", "shutdown", "abort"];
 
 /// What the kernel puts behind the name of what is not there any more.
 const DELETED: &[u8] = b"//deleted";

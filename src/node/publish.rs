@@ -82,6 +82,9 @@ impl Core {
                         request.staging_path.display()
                     )));
                 }
+                if !read_only {
+                    self.takes_writes(volume, &request.staging_path).await?;
+                }
                 self.prepare(target, Kind::Directory).await?;
                 if read_only && !is_half {
                     record.half_published.insert(target.clone());
@@ -102,7 +105,9 @@ impl Core {
 
     async fn publish_node(&self, request: &Publish, lock: &Lock) -> Result<(), Error> {
         let (volume, target) = (&request.volume, &request.target_path);
-        if self.records.load::<Staged>(volume).await?.is_none() && request.attachment.is_none() {
+        // No other driver stages raw block volumes, and only the record tells of an encrypted one that its disk is not to be
+        // shown.
+        if self.records.load::<Staged>(volume).await?.is_none() {
             return Err(not_staged(request));
         }
         let device = self.proven(request, None).await?;
@@ -197,8 +202,12 @@ impl Core {
         };
         let serial = serial.ok_or_else(|| not_staged(request))?;
         let disk = Device::prove(&self.host, self.profile.link_prefix, volume, &serial).await?;
-        // Of an encrypted volume the disk itself is never shown.
-        if is_encrypted { disk.mapped(&luks::name(volume)).await?.ok_or_else(|| not_staged(request)) } else { Ok(disk) }
+        match disk.mapped(&luks::name(volume)).await? {
+            Some(unlocked) => Ok(unlocked),
+            // Of an encrypted volume the disk itself is never shown.
+            None if is_encrypted => Err(not_staged(request)),
+            None => Ok(disk),
+        }
     }
 
     /// What is recorded of the volume as this disk; of one that another driver staged nothing is yet.

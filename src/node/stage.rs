@@ -22,11 +22,12 @@ use tracing::{debug, warn};
 
 use super::{
     Core, Stage,
-    device::Device,
+    device::{self, Device},
     filesystem,
     format::Wanted,
     host::{DeviceNumber, Open, Serial},
     lock::Lock,
+    luks,
     mount::{Kind, Owner, agree, places_of, taken},
     mountinfo::{self, Mount},
     options::Options,
@@ -182,14 +183,17 @@ impl Core {
         self.records.forget::<Staged>(volume).await
     }
 
-    /// The number of the device that is mounted or shown where the volume is, if it is there.
+    /// The number of the device that is mounted or shown where the volume is, if it is there: the disk's, or that of
+    /// what unlocks this very disk.
     pub(super) async fn number_of(&self, volume: &VolumeId, record: &Staged) -> Result<Option<DeviceNumber>, Error> {
-        if record.encrypted {
-            return Ok(self.mapping(volume).await?.map(|mapping| mapping.number));
-        }
         let disks = self.host.disks().await?;
-        let is = |shown: &Serial| matches!(shown, Serial::Text(shown) if super::device::is_same(shown, &record.serial));
-        Ok(disks.into_iter().find(|disk| is(&disk.serial)).map(|disk| disk.number))
+        let is = |shown: &Serial| matches!(shown, Serial::Text(shown) if device::is_same(shown, &record.serial));
+        let Some(disk) = disks.iter().find(|disk| is(&disk.serial)) else { return Ok(None) };
+        if !record.encrypted {
+            return Ok(Some(disk.number));
+        }
+        let name = luks::name(volume);
+        Ok(disks.iter().find(|other| device::lies_on(other, &name, disk.number)).map(|mapping| mapping.number))
     }
 
     /// Brings what the kernel still holds for the disk to its medium. A disk that takes no more is no reason to keep

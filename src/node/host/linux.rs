@@ -203,6 +203,15 @@ impl Host for Linux {
         .await
     }
 
+    async fn try_write(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || {
+            let nameless = (OFlag::O_TMPFILE | OFlag::O_CLOEXEC).bits();
+            fs::OpenOptions::new().write(true).mode(0o600).custom_flags(nameless).open(&path).map(drop)
+        })
+        .await
+    }
+
     async fn fs_errors(&self, fs: FsType, disk: &str) -> Option<String> {
         let disk = disk.to_owned();
         blocking(move || Ok(fs_errors(fs, &disk))).await.ok().flatten()

@@ -16,6 +16,8 @@ use crate::{
 const DISK_MIB: u64 = 128;
 /// mkfs.xfs makes nothing smaller, and the header takes 16 MiB.
 const XFS_MIB: u64 = 340;
+/// Nor does mkfs.btrfs.
+const BTRFS_MIB: u64 = 140;
 const KEY: &str = "canary-of-a-key\nwith a second line";
 const TEXT: &str = "what nobody may read who has but the disk";
 
@@ -33,8 +35,7 @@ fn is_unlocked() -> bool {
 
 fn holds(disk: &Loop, text: &str) -> bool {
     run("blockdev", &["--flushbufs", disk.device.to_str().unwrap()]);
-    let bytes = fs::read(&disk.image).unwrap();
-    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    try_run("grep", &["-q", "-a", "-F", text, disk.image.to_str().unwrap()]).is_ok()
 }
 
 /// Staging is refused, and the disk is as it was, and locked.
@@ -50,7 +51,7 @@ async fn refused(machine: &Machine, disk: &Loop, request: Stage) -> Error {
 async fn an_encrypted_volume_keeps_its_data_and_its_disk_shows_nothing_of_it() {
     let claim = "an_encrypted_volume_keeps_its_data_and_its_disk_shows_nothing_of_it";
     let Some(mut machine) = Machine::with_device_mapper(claim) else { return };
-    for (fs, mib) in [(FsType::Ext4, DISK_MIB), (FsType::Xfs, XFS_MIB), (FsType::Btrfs, XFS_MIB)] {
+    for (fs, mib) in [(FsType::Ext4, DISK_MIB), (FsType::Xfs, XFS_MIB), (FsType::Btrfs, BTRFS_MIB)] {
         let disk = machine.attach(mib);
         let ran = machine.mkfs_runs();
         for _ in 0..2 {
@@ -59,6 +60,8 @@ async fn an_encrypted_volume_keeps_its_data_and_its_disk_shows_nothing_of_it() {
         machine.node.publish(machine.publish_of("target", false)).await.unwrap();
         fs::write(machine.path("target/kept"), TEXT).unwrap();
         assert_eq!(machine.mounts().len(), 2, "{fs}");
+        // Else it would not be found on a disk that is not encrypted either.
+        assert!(try_run("grep", &["-q", "-a", "-F", TEXT, machine.path("target/kept").to_str().unwrap()]).is_ok());
         assert!(machine.node.stats(volume(), machine.path("target")).await.unwrap().ailments.is_empty());
         machine.restart(None);
         machine.stage_as(stage_of(&machine, fs)).await.unwrap();
@@ -277,6 +280,9 @@ async fn a_raw_block_volume_is_encrypted_too_and_its_disk_is_never_shown() {
     machine.unstage().await.unwrap();
     assert!(!holds(&disk, TEXT) && !is_unlocked() && machine.state().is_empty());
     assert_eq!(machine.mkfs_runs(), 0);
+    // Nor is the disk shown when nothing is known of the volume any more.
+    let error = machine.node.publish(publish(false)).await.unwrap_err();
+    assert!(matches!(error, Error::Precondition(_)), "{error}");
 }
 
 #[tokio::test]

@@ -90,6 +90,9 @@ impl Host for Watched {
     async fn usage(&self, path: &Path) -> io::Result<(Counts, Counts)> {
         self.linux.usage(path).await
     }
+    async fn try_write(&self, path: &Path) -> io::Result<()> {
+        self.linux.try_write(path).await
+    }
     async fn fs_errors(&self, fs: FsType, disk: &str) -> Option<String> {
         self.linux.fs_errors(fs, disk).await
     }
