@@ -23,7 +23,7 @@ pub(super) const MOUNTABLE: &str = "(would be mounted)";
 pub(super) const UNNAMED: &str = "it is not blank: a byte at offset";
 
 const fn made(name: &'static str, tool: &'static str, command: &'static str, found: &'static str) -> Made {
-    Made { name, tool, command, found, mib: 64 }
+    Made { name, tool, command, found, mib: 48 }
 }
 
 const fn large(made: Made, mib: u64) -> Made {
@@ -76,7 +76,7 @@ pub(super) const MADE: &[Made] = &[
         "LVM2_member",
     ),
     made("bcache, backing", "make-bcache", "make-bcache -B $IMAGE", "bcache"),
-    made("bcache, cache", "make-bcache", "make-bcache -C $IMAGE", "bcache"),
+    large(made("bcache, cache", "make-bcache", "make-bcache -C $IMAGE", "bcache"), 64),
     made("GPT", "sgdisk", "sgdisk -n 1:2048:0 $IMAGE", "a partition table (gpt)"),
     made(
         "GPT whose first header is damaged",
@@ -103,9 +103,9 @@ pub(super) const MADE: &[Made] = &[
     made("exFAT", "mkfs.exfat", "mkfs.exfat $IMAGE", "a partition table (dos)"),
     made("NTFS", "mkntfs", "mkntfs -F -Q -q $IMAGE", "ntfs"),
     made("UDF", "mkudffs", "mkudffs $IMAGE", "udf"),
-    made("F2FS", "mkfs.f2fs", "mkfs.f2fs -q -f $IMAGE", "f2fs"),
+    large(made("F2FS", "mkfs.f2fs", "mkfs.f2fs -q -f $IMAGE", "f2fs"), 64),
     made("JFS", "mkfs.jfs", "mkfs.jfs -q $IMAGE", "jfs"),
-    made("ReiserFS", "mkreiserfs", "mkreiserfs -q -f -f $IMAGE", "reiserfs"),
+    large(made("ReiserFS", "mkreiserfs", "mkreiserfs -q -f -f $IMAGE", "reiserfs"), 160),
     large(made("NILFS2", "mkfs.nilfs2", "mkfs.nilfs2 -q -f $IMAGE", "nilfs2"), 160),
     made("OCFS2", "mkfs.ocfs2", "mkfs.ocfs2 -q -F -M local $IMAGE", "ocfs2"),
     made("GFS2", "mkfs.gfs2", "mkfs.gfs2 -q -O -p lock_nolock $IMAGE", "gfs2"),
@@ -141,13 +141,13 @@ pub(super) const MADE: &[Made] = &[
         "pvcreate",
         "pvcreate -q -y --config 'devices { scan=[\"/dev\"] obtain_device_list_from_udev=0 use_devicesfile=0 \
          external_device_info_source=\"none\" } activation { udev_sync=0 udev_rules=0 }' $DEVICE && \
-         mkfs.ext4 -q -F -E offset=1048576 $DEVICE 60M",
+         mkfs.ext4 -q -F -E offset=1048576 $DEVICE 40M",
         "LVM2_member",
     ),
     made(
         "a partition with ext4 in it",
         "sgdisk",
-        "sgdisk -n 1:2048:0 $IMAGE && mkfs.ext4 -q -F -E offset=1048576 $IMAGE 60M",
+        "sgdisk -n 1:2048:0 $IMAGE && mkfs.ext4 -q -F -E offset=1048576 $IMAGE 40M",
         "a partition table (gpt)",
     ),
     made(
