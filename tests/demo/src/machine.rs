@@ -70,6 +70,10 @@ pub fn unmount_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     for mount in mounts_below(dir)?.into_iter().rev() {
         let done = Command::new("umount").arg(&mount.target).output()?;
         if !done.status.success() {
+            // A loop device over a file in it could not be found any more once it is out of the tree.
+            for device in loop_devices_over(&mount.target)? {
+                Command::new("losetup").arg("--detach").arg(device).output()?;
+            }
             // Something still holds it: it goes from the tree now and from the kernel when it is let go.
             let lazily = Command::new("umount").arg("--lazy").arg(&mount.target).output()?;
             if !lazily.status.success() {

@@ -9,13 +9,21 @@ use std::{
 
 use tempfile::TempDir;
 
+use nix::mount::{MntFlags, umount2};
+
 use crate::{
     faults::Faults,
-    folder::{FaultyFolder, wait_until},
+    folder::{FaultyFolder, give_back, wait_until},
 };
 
 /// What the file is called.
 const NAME: &str = "disk";
+
+/// What the directories of all disks are called, before the id of the process.
+const PREFIX: &str = "faulty-disk-";
+
+/// Where the file is shown with its faults.
+const SHOWN: &str = "shown";
 
 /// A disk that misbehaves on demand.
 #[derive(Debug)]
@@ -28,13 +36,16 @@ pub struct FaultyDisk {
 }
 
 impl FaultyDisk {
-    /// A blank disk of this size, with its files in a new directory in `dir`.
+    /// A blank disk of this size, with its files in a new directory in `dir`. What processes that were killed have left
+    /// there goes.
     ///
     /// # Errors
     /// No root, no FUSE, no free loop device.
     pub fn new(dir: &Path, bytes: u64) -> io::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("faulty-disk-").tempdir_in(dir)?;
-        let (behind, shown) = (dir.path().join("behind"), dir.path().join("shown"));
+        sweep(dir)?;
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir_in(dir)?;
+        let (behind, shown) = (dir.path().join("behind"), dir.path().join(SHOWN));
         fs::create_dir(&behind)?;
         fs::create_dir(&shown)?;
         let image = behind.join(NAME);
@@ -68,6 +79,22 @@ impl Deref for FaultyDisk {
     fn deref(&self) -> &Faults {
         &self.served
     }
+}
+
+/// Takes away the disks of processes that are no more.
+fn sweep(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)?.flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
+        if owner.is_none_or(|owner| Path::new(&format!("/proc/{owner}")).exists()) {
+            continue;
+        }
+        let shown = entry.path().join(SHOWN);
+        give_back(&shown);
+        umount2(&shown, MntFlags::MNT_DETACH).ok();
+        fs::remove_dir_all(entry.path()).ok();
+    }
+    Ok(())
 }
 
 fn losetup(file: &Path) -> io::Result<PathBuf> {

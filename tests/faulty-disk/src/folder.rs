@@ -3,8 +3,9 @@
 use std::{
     fs, io,
     ops::Deref,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -18,12 +19,29 @@ use crate::{faults::Faults, serve::Served};
 const ATTEMPTS: u32 = 250;
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// What becomes of the mount when this process is killed. A thread of ours that waits for a disk of ours could then
+/// never end, nor could this process, nor who looks at the mount: nobody answers, and the connection stays open until the
+/// last thread is gone. So somebody else looks whether the first thread lives, and if not ends the connection, which is
+/// what `umount -f` does to FUSE, and lets go of the loop devices.
+const WATCHMAN: &str = r#"
+while kill -0 "$1" 2> /dev/null; do
+    case $(sed 's/.*) //' "/proc/$1/stat" 2> /dev/null) in Z* | X* | "") break ;; esac
+    sleep 0.2
+done
+umount -f "$2"
+for file in /sys/block/loop*/loop/backing_file; do
+    case $(cat "$file" 2> /dev/null) in "$2"/*) file=${file#/sys/block/}; losetup -d "/dev/${file%%/*}" ;; esac
+done
+umount -l "$2"
+"#;
+
 /// The files of one folder, served in another place, with [`Faults`] on every one of them.
 #[derive(Debug)]
 pub struct FaultyFolder {
     faults: Arc<Faults>,
     mounted_at: PathBuf,
     session: Option<BackgroundSession>,
+    watchman: Child,
 }
 
 impl FaultyFolder {
@@ -39,7 +57,16 @@ impl FaultyFolder {
         let mounted_at = fs::canonicalize(mounted_at)?;
         let served = Served::new(fs::canonicalize(behind)?, Arc::clone(&faults));
         let session = Session::new(served, &mounted_at, &config)?.spawn()?;
-        Ok(Self { faults, mounted_at, session: Some(session) })
+        let watchman = Command::new("sh")
+            .args(["-c", WATCHMAN, "sh", &std::process::id().to_string()])
+            .arg(&mounted_at)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // It is not killed along with us.
+            .process_group(0)
+            .spawn()?;
+        Ok(Self { faults, mounted_at, session: Some(session), watchman })
     }
 }
 
@@ -54,13 +81,9 @@ impl Deref for FaultyFolder {
 impl Drop for FaultyFolder {
     fn drop(&mut self) {
         self.faults.heal();
-        let in_use = || loops_below(&self.mounted_at);
-        for device in in_use() {
-            unmount_all_of(&device);
-            // It goes when the last of those that have it open lets go.
-            Command::new("losetup").arg("--detach").arg(&device).output().ok();
-        }
-        wait_until(|| in_use().is_empty());
+        self.watchman.kill().ok();
+        self.watchman.wait().ok();
+        give_back(&self.mounted_at);
         let session = self.session.take();
         if wait_until(|| umount2(&self.mounted_at, MntFlags::empty()) != Err(nix::errno::Errno::EBUSY)) {
             session.map(BackgroundSession::umount_and_join);
@@ -70,6 +93,16 @@ impl Drop for FaultyFolder {
             eprintln!("{} is still in use, and was unmounted lazily", self.mounted_at.display());
         }
     }
+}
+
+/// Unmounts and detaches all loop devices over files in `folder`, and waits for that.
+pub(crate) fn give_back(folder: &Path) {
+    for device in loops_below(folder) {
+        unmount_all_of(&device);
+        // It goes when the last of those that have it open lets go.
+        Command::new("losetup").arg("--detach").arg(&device).output().ok();
+    }
+    wait_until(|| loops_below(folder).is_empty());
 }
 
 /// The loop devices over files in `folder`.
@@ -83,7 +116,7 @@ fn loops_below(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Unmounts what a test that failed has left mounted of the device, the last mount first.
-pub(crate) fn unmount_all_of(device: &Path) {
+fn unmount_all_of(device: &Path) {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     for line in table.lines().rev() {
         let Some((place, (_, source))) = line.split_once(" - ").and_then(|(a, b)| Some((a, b.split_once(' ')?))) else {
