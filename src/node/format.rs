@@ -133,7 +133,9 @@ impl Core {
         let found = filesystem::probe(host, device, lock).await?;
         match (found, record) {
             (Content::Luks { uuid }, Some(record)) => match &record.luks {
-                Some(luks) if luks.uuid == uuid && !luks.complete => {
+                // What raw block volumes hold is the workload's from the start, so of one that may have been away since
+                // the key decides.
+                Some(luks) if luks.uuid == uuid && !luks.complete && (!raw || self.never_left(device, &record)) => {
                     self.redo_luks(device, record, wanted, key, raw, lock).await?;
                 }
                 Some(luks) if luks.uuid == uuid => {}
@@ -150,7 +152,11 @@ impl Core {
                 return Err(refused(device, format!("it holds {found}"), remedy));
             }
         }
-        self.unlock(device, key, wanted.discard, lock).await
+        let open = self.unlock(device, key, wanted.discard, lock).await?;
+        if raw {
+            self.records.forget::<Formatting>(device.volume()).await?;
+        }
+        Ok(open)
     }
 
     /// Proves that the disk may be formatted and is blank, and records that.
@@ -223,7 +229,6 @@ impl Core {
         if !never_left {
             // It was away, or may have been: what the record proves is that it once was blank, so prove it again.
             info!(volume = %device.volume(), "the disk may have been away since its mkfs was cut off");
-            self.records.forget::<Formatting>(device.volume()).await?;
             let wanted = Wanted { blank: true, fs: wanted.fs.or(Some(fs)), ..wanted };
             let record = self.proven_blank(device, wanted, None, lock).await?;
             return self.make(device, &record, wanted, lock).await;
@@ -252,7 +257,6 @@ impl Core {
         }
         // What it once was proves nothing any more; unless it still is blank this is refused.
         info!(volume = %device.volume(), "the disk may have been away since it was to be encrypted");
-        self.records.forget::<Formatting>(device.volume()).await?;
         self.encrypt(device, Wanted { blank: true, ..wanted }, key, raw, lock).await
     }
 

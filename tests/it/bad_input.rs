@@ -51,7 +51,14 @@ async fn malformed_creates(cluster: &Cluster) {
         }]
     };
 
+    let parameter = |key: &str, value: &str| {
+        create("a", |request| drop(request.parameters.insert(key.to_owned(), value.to_owned())))
+    };
     for (what, request, code) in [
+        ("a mkfs option that forces", parameter("mkfs_options", "-F"), Code::InvalidArgument),
+        ("a mkfs option for a shell", parameter("mkfs_options", "-L $(reboot)"), Code::InvalidArgument),
+        ("half an encryption", parameter("encrypted", "maybe"), Code::InvalidArgument),
+        ("an unknown discard", parameter("discard", "daily"), Code::InvalidArgument),
         ("no name", create("", |_| {}), Code::InvalidArgument),
         ("a long name", create(&"a".repeat(129), |_| {}), Code::InvalidArgument),
         ("a control character", create("pvc\n1", |_| {}), Code::InvalidArgument),

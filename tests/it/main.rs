@@ -11,5 +11,6 @@ mod killed;
 mod killed_inside;
 mod many;
 mod memory;
+mod node;
 mod rooms;
 mod shown;
