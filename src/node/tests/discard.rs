@@ -35,22 +35,33 @@ async fn a_file_system_is_trimmed_once_a_week_if_its_class_says_so() {
     let now = SystemTime::now();
     for fs in FsType::ALL {
         let disk = machine.attach(DISK_MIB);
-        for (discard, trims) in [(Discard::Never, 0), (Discard::Weekly, 1)] {
+        for discard in [Discard::Never, Discard::Weekly] {
             machine.stage_as(Stage { discard, ..machine.stage_of(fs) }).await.unwrap();
             write_and_delete(&machine);
             let (before, ran) = (allocated(&disk), machine.runs_of(Tool::Fstrim));
             machine.node.trim_what_is_due(now).await;
             assert_eq!(machine.runs_of(Tool::Fstrim), ran, "{fs}: not due yet");
             machine.restart(None);
-            for _ in 0..3 {
-                machine.node.trim_what_is_due(now + WEEK).await;
+            let mut weeks = 0;
+            loop {
+                weeks += 1;
+                for _ in 0..3 {
+                    machine.node.trim_what_is_due(now + WEEK * weeks).await;
+                }
+                let trims = if discard == Discard::Weekly { weeks as usize } else { 0 };
+                assert_eq!(machine.runs_of(Tool::Fstrim), ran + trims, "{fs} {discard:?}");
+                let freed = before.saturating_sub(allocated(&disk));
+                // Xfs and btrfs give deleted blocks free when they come to it.
+                match discard {
+                    Discard::Weekly if freed < 32 * MIB => assert!(weeks < 500, "{fs}: {freed} bytes"),
+                    Discard::Weekly => break,
+                    _ => break assert!(freed < 32 * MIB, "{fs}: {freed} bytes"),
+                }
             }
-            assert_eq!(machine.runs_of(Tool::Fstrim), ran + trims, "{fs} {discard:?}");
-            let freed = before.saturating_sub(allocated(&disk));
-            assert_eq!(freed > 32 * MIB, trims > 0, "{fs} {discard:?}: {freed} bytes");
+            let ran = machine.runs_of(Tool::Fstrim);
             machine.unstage().await.unwrap();
-            machine.node.trim_what_is_due(now + WEEK * 2).await;
-            assert_eq!(machine.runs_of(Tool::Fstrim), ran + trims, "{fs}: is not staged");
+            machine.node.trim_what_is_due(now + WEEK * 1000).await;
+            assert_eq!(machine.runs_of(Tool::Fstrim), ran, "{fs}: is not staged");
         }
         machine.hide(&disk);
     }
