@@ -140,7 +140,7 @@ struct Patience {
     arrival: Duration,
     /// For a disk to show its new size.
     growth: Duration,
-    /// For a file system to say how full it is.
+    /// For a device and its file system to answer.
     usage: Duration,
     /// For an unmount, before it is asked whether the disk is still there.
     unmount: Duration,
@@ -166,7 +166,7 @@ struct Core {
     profile: &'static Profile,
     records: Records,
     patience: Patience,
-    /// Paths whose file systems have not answered yet, so that no second thread hangs on them.
+    /// Devices that have not answered yet, so that no second thread hangs on them.
     silent: Mutex<HashSet<PathBuf>>,
     refusals: Refusals,
 }

@@ -51,8 +51,13 @@ impl Ailment {
     }
 
     pub(super) fn silent(after: Duration) -> Self {
-        let message = format!("the file system does not answer within {} s", after.as_secs());
-        Self { severity: Severity::Inaccessible, reason: "FilesystemNotResponding", message }
+        let message = format!("the disk or its file system does not answer within {} s", after.as_secs());
+        Self { severity: Severity::Inaccessible, reason: "NotResponding", message }
+    }
+
+    pub(super) fn unreadable(cause: &dyn Display) -> Self {
+        let message = format!("the disk cannot be read: {cause}");
+        Self { severity: Severity::Inaccessible, reason: "DiskFailing", message }
     }
 
     pub(super) fn failing(cause: &dyn Display) -> Self {

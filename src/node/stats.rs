@@ -4,7 +4,7 @@
 //! only a moment.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError},
 };
 
@@ -15,7 +15,7 @@ use super::{
     Core,
     expand::not_mounted,
     health::Ailment,
-    host::{Counts, Serial},
+    host::{Counts, Disk, Open, Serial},
     mount::Owner,
     mountinfo::{self, Mount},
     record::Staged,
@@ -24,6 +24,9 @@ use crate::{
     error::Error,
     volume::{FsType, VolumeId},
 };
+
+/// What is read of a device to find out whether it can be.
+const BLOCK: usize = 4096;
 
 /// How full a volume is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,17 +67,18 @@ impl Core {
         }
     }
 
-    /// What the file system at `mount`, or the disk that is shown there, says of itself.
+    /// What the file system at `mount` and the device beneath it, or the device that is shown there, say of themselves.
     pub(super) async fn examine(self: &Arc<Self>, mounts: &[Mount], mount: &Mount) -> Result<Stats, Error> {
         let Some(device) = self.host.disk(mount.device).await? else {
             return Ok(Stats { usage: None, ailments: vec![Ailment::gone(mount.device)] });
         };
-        if mount.is_node {
-            return Ok(Stats { usage: Some(Usage::Block { total: device.size }), ailments: Vec::new() });
-        }
         let mut ailments = Vec::new();
-        let usage = self.usage(&mount.target).await.map_err(|ailment| ailments.push(ailment)).ok();
-        if mount.is_frozen() && staged_writable(mounts, mount) {
+        let path = (!mount.is_node).then(|| mount.target.clone());
+        let answer = self.ask(&device, path).await.map_err(|ailment| ailments.push(ailment)).ok();
+        if mount.is_node {
+            return Ok(Stats { usage: Some(Usage::Block { total: device.size }), ailments });
+        }
+        if mount.is_frozen() && is_meant_writable(mounts, mount) {
             ailments.push(Ailment::read_only(&mount.super_options));
         }
         let fs = FsType::ALL.into_iter().find(|fs| fs.as_str() == mount.fs_type);
@@ -84,30 +88,43 @@ impl Core {
             ailments.push(Ailment::errors(message));
         }
         ailments.sort();
-        Ok(Stats { usage, ailments })
+        Ok(Stats { usage: answer.flatten(), ailments })
     }
 
-    /// The file system's own account, if it gives one in time. A call that hangs goes on hanging, so once one does no
-    /// further one is made for its path until it has come back.
-    async fn usage(self: &Arc<Self>, path: &Path) -> Result<Usage, Ailment> {
+    /// The file system's own account, and whether the device can be read, if they answer in time. What hangs goes on
+    /// hanging, so a device that does is not asked again until it has come back.
+    async fn ask(self: &Arc<Self>, device: &Disk, path: Option<PathBuf>) -> Result<Option<Usage>, Ailment> {
         let silence = || Ailment::silent(self.patience.usage);
-        if self.silent.lock().unwrap_or_else(PoisonError::into_inner).contains(path) {
+        let node = self.host.paths().dev_dir.join(&device.name);
+        if self.silent.lock().unwrap_or_else(PoisonError::into_inner).contains(&node) {
             return Err(silence());
         }
-        let (core, of) = (Arc::clone(self), path.to_owned());
-        let mut asked = tokio::spawn(async move { core.host.usage(&of).await });
+        let (core, of) = (Arc::clone(self), node.clone());
+        let mut asked = tokio::spawn(async move {
+            let usage = match path {
+                Some(path) => Some(core.host.usage(&path).await.map_err(|cause| Ailment::failing(&cause))?),
+                None => None,
+            };
+            // What a file system knows by heart it tells also when its disk is dead.
+            let disk = core.host.open(&of, Open::Shared).await.map_err(|cause| Ailment::unreadable(&cause))?;
+            let read = tokio::task::spawn_blocking(move || disk.read(0, BLOCK)).await;
+            match read {
+                Ok(Ok(_)) => Ok(usage.map(|(bytes, inodes)| Usage::FileSystem { bytes, inodes })),
+                Ok(Err(cause)) => Err(Ailment::unreadable(&cause)),
+                Err(panicked) => Err(Ailment::unreadable(&panicked)),
+            }
+        });
         match timeout(self.patience.usage, &mut asked).await {
-            Ok(Ok(Ok((bytes, inodes)))) => Ok(Usage::FileSystem { bytes, inodes }),
-            Ok(Ok(Err(cause))) => Err(Ailment::failing(&cause)),
+            Ok(Ok(answer)) => answer,
             Ok(Err(panicked)) => Err(Ailment::failing(&panicked)),
             Err(_) => {
-                warn!(path = %path.display(), "the file system does not answer");
-                let (core, of) = (Arc::clone(self), path.to_owned());
-                core.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(of.clone());
+                warn!(device = %node.display(), "the disk or its file system does not answer");
+                let core = Arc::clone(self);
+                core.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(node.clone());
                 tokio::spawn(async move {
                     // Whatever it says by now: it has come back.
                     drop(asked.await);
-                    core.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(&of);
+                    core.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
                 });
                 Err(silence())
             }
@@ -126,7 +143,7 @@ impl Core {
     }
 }
 
-/// Whether no mount of the file system was made read-only; else it is what it was meant to be.
-fn staged_writable(mounts: &[Mount], of: &Mount) -> bool {
-    !mounts.iter().any(|mount| mount.device == of.device && mount.is_read_only())
+/// Whether any mount of the file system was made for writing; else it is what it was meant to be.
+fn is_meant_writable(mounts: &[Mount], of: &Mount) -> bool {
+    mounts.iter().any(|mount| mount.device == of.device && !mount.is_read_only())
 }

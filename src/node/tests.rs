@@ -10,6 +10,7 @@ mod identity;
 mod layout;
 mod luks;
 mod machine;
+mod misbehaving;
 mod mounting;
 mod paths;
 mod raw_block;
