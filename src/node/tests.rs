@@ -1,6 +1,7 @@
-//! The operations, on real disks: loop devices, with a sysfs-shaped tree that gives them serials.
+//! The operations, on real disks (loop devices, with a sysfs-shaped tree that gives them serials) and on a machine in
+//! memory.
 //!
-//! They need root and `losetup`; without them each says so and passes.
+//! Real disks need root and `losetup`; without them each test of them says so and passes.
 
 mod discard;
 mod formatting;
@@ -13,6 +14,9 @@ mod machine;
 mod misbehaving;
 mod mounting;
 mod paths;
+mod process;
 mod raw_block;
 mod readers;
 mod refused;
+mod sequences;
+mod simulated;

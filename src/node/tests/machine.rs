@@ -164,8 +164,7 @@ pub(super) struct Machine {
 impl Machine {
     /// A machine, or none where this process may not have one.
     pub(super) fn new() -> Option<Self> {
-        if fs::metadata("/proc/self").is_ok_and(|own| own.uid() != 0) || !Path::new("/dev/loop-control").exists() {
-            println!("skipped: needs root and loop devices");
+        if !may_have_disks() {
             return None;
         }
         let root = tempfile::Builder::new().prefix("csi-node-").tempdir().unwrap();
@@ -350,6 +349,15 @@ fn start(root: &Path, ran: &Arc<Mutex<Vec<Tool>>>, mishap: &Arc<Mutex<Option<Mis
     let patience =
         Patience { arrival: Duration::from_millis(100), growth: Duration::from_millis(100), ..Patience::default() };
     Arc::new(Node::with_patience(Arc::new(host), &PROFILE, TaskTracker::new(), patience))
+}
+
+/// Whether this process may have real disks; if not, it is said.
+pub(super) fn may_have_disks() -> bool {
+    let may = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) && Path::new("/dev/loop-control").exists();
+    if !may {
+        println!("skipped: needs root and loop devices");
+    }
+    may
 }
 
 pub(super) fn volume() -> VolumeId {

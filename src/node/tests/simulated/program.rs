@@ -1,0 +1,208 @@
+//! The simulated programs: what they do to disks, step by step, so that they can be cut off in between.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{
+    Format, Shared,
+    image::{Files, Made},
+};
+use crate::{
+    node::{
+        host::{Output, Tool},
+        tests::process::{Life, Pace},
+    },
+    volume::FsType,
+};
+
+/// A program at work. It holds its disk for itself alone as long as it lives, if it is one that does.
+pub(super) struct Program {
+    pub(super) shared: Shared,
+    pub(super) machine: usize,
+    pub(super) life: Arc<Life>,
+    pub(super) pace: Arc<Pace>,
+}
+
+/// A disk that a program has for itself.
+struct Claim<'a> {
+    program: &'a Program,
+    sequence: u64,
+    image: usize,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.program.shared.lock().unwrap().kernels[self.program.machine].close(self.sequence, true);
+    }
+}
+
+/// A program was cut off.
+struct CutOff;
+
+pub(super) fn ended(code: i32, stdout: String, stderr: &str) -> Output {
+    Output { code: Some(code), outcome: format!("exit code {code}"), stdout, stderr: stderr.to_owned() }
+}
+
+fn well() -> Output {
+    ended(0, String::new(), "")
+}
+
+impl Program {
+    /// Runs to the end; gives nothing if it was cut off before.
+    pub(super) async fn run(&self, tool: Tool, arguments: &[String]) -> Option<Output> {
+        let last = PathBuf::from(arguments.last().expect("every program here has a device or path"));
+        let ended = match tool {
+            Tool::Blkid => self.blkid(last).await,
+            Tool::Blockdev => self.blockdev(last, &arguments[0] == "--setro").await,
+            Tool::MkfsExt4 => self.mkfs(last, FsType::Ext4, uuid_in(arguments)).await,
+            Tool::MkfsXfs => self.mkfs(last, FsType::Xfs, uuid_in(arguments)).await,
+            Tool::MkfsBtrfs => self.mkfs(last, FsType::Btrfs, uuid_in(arguments)).await,
+            Tool::E2fsck => self.e2fsck(last).await,
+            Tool::Resize2fs | Tool::XfsGrowfs | Tool::Btrfs => self.grow(tool, last).await,
+            Tool::Cryptsetup => unreachable!("no volume is encrypted"),
+        };
+        ended.ok()
+    }
+
+    async fn step(&self) -> Result<(), CutOff> {
+        self.pace.wait().await;
+        self.go_on()?;
+        self.life.tick();
+        self.go_on()
+    }
+
+    fn go_on(&self) -> Result<(), CutOff> {
+        if self.life.is_over_for_programs() { Err(CutOff) } else { Ok(()) }
+    }
+
+    async fn blkid(&self, node: PathBuf) -> Result<Output, CutOff> {
+        self.step().await?;
+        let shared = self.shared.lock().unwrap();
+        let Some(disk) = shared.kernels[self.machine].disk_at(&node) else {
+            return Ok(ended(2, String::new(), ""));
+        };
+        let image = &shared.images[disk.image];
+        // It knows the magic of a mkfs.btrfs that is not done for none.
+        let mut found = image.file_systems();
+        found.retain(|made| made.fs != FsType::Btrfs || made.complete);
+        Ok(match &found[..] {
+            [] => ended(2, String::new(), ""),
+            [made] => {
+                let text = format!("DEVNAME={}\nUUID={}\nTYPE={}\n", node.display(), made.uuid, made.fs);
+                ended(0, text, "")
+            }
+            _ => ended(8, String::new(), ""),
+        })
+    }
+
+    async fn blockdev(&self, node: PathBuf, read_only: bool) -> Result<Output, CutOff> {
+        self.step().await?;
+        let mut shared = self.shared.lock().unwrap();
+        let kernel = &mut shared.kernels[self.machine];
+        let Some(sequence) = kernel.disk_at(&node).map(|disk| disk.sequence) else {
+            return Ok(ended(1, String::new(), "no such device"));
+        };
+        kernel.disk_of_sequence(sequence).expect("it is there").read_only = read_only;
+        Ok(well())
+    }
+
+    async fn mkfs(&self, node: PathBuf, fs: FsType, uuid: Option<String>) -> Result<Output, CutOff> {
+        let Some(uuid) = uuid else {
+            // On paper only.
+            return Ok(well());
+        };
+        self.step().await?;
+        let claim = {
+            let mut shared = self.shared.lock().unwrap();
+            let Ok(sequence) = shared.kernels[self.machine].open(&node, true) else {
+                return Ok(ended(1, String::new(), "is in use"));
+            };
+            let image = shared.kernels[self.machine].disk_of_sequence(sequence).expect("it is open").image;
+            let held = shared.images[image].file_systems();
+            shared.formatted.push(Format { machine: self.machine, sequence, image, held });
+            Claim { program: self, sequence, image }
+        };
+        let mut made = Made { fs, uuid, bytes: 0, complete: false };
+        for stage in 0..6 {
+            self.step().await?;
+            let mut shared = self.shared.lock().unwrap();
+            if shared.kernels[self.machine].disk_of(claim.image).is_none_or(|disk| disk.sequence != claim.sequence) {
+                return Ok(ended(1, String::new(), "input/output error"));
+            }
+            let image = &mut shared.images[claim.image];
+            match stage {
+                // These two look for themselves.
+                0 if fs != FsType::Ext4 && image.file_systems().iter().any(|made| made.complete) => {
+                    return Ok(ended(1, String::new(), "appears to contain an existing file system"));
+                }
+                0 => made.bytes = image.size,
+                // Tables and trees, and an empty root directory.
+                1 => image.write(16 << 10, &[0xa5; 4096]),
+                2 => image.write_files(&made.uuid, &Files::new()),
+                // What ext4 has of a first superblock before it is done is none.
+                3 if fs != FsType::Ext4 => image.write_superblock(&made),
+                4 => image.write_copies(&made),
+                5 => image.write_superblock(&Made { complete: true, ..made.clone() }),
+                _ => {}
+            }
+        }
+        Ok(well())
+    }
+
+    async fn e2fsck(&self, node: PathBuf) -> Result<Output, CutOff> {
+        self.step().await?;
+        let claim = {
+            let mut shared = self.shared.lock().unwrap();
+            let Ok(sequence) = shared.kernels[self.machine].open(&node, true) else {
+                return Ok(ended(8, String::new(), "is in use"));
+            };
+            let image = shared.kernels[self.machine].disk_of_sequence(sequence).expect("it is open").image;
+            Claim { program: self, sequence, image }
+        };
+        self.step().await?;
+        let found = self.shared.lock().unwrap().images[claim.image].file_systems();
+        let whole = found.iter().any(|made| made.fs == FsType::Ext4);
+        Ok(if whole { well() } else { ended(8, String::new(), "bad magic number in super-block") })
+    }
+
+    /// Grows a mounted file system: ext4's program gets the node, the others a path.
+    async fn grow(&self, tool: Tool, last: PathBuf) -> Result<Output, CutOff> {
+        self.step().await?;
+        self.step().await?;
+        let mut shared = self.shared.lock().unwrap();
+        let shared = &mut *shared;
+        let kernel = &mut shared.kernels[self.machine];
+        let failed = |why: &str| Ok(ended(1, String::new(), why));
+        let sequence = kernel.disk_at(&last).map(|disk| disk.sequence);
+        let entry = match tool {
+            Tool::Resize2fs => kernel.table.iter().find(|entry| {
+                kernel.behind(entry.what).is_some_and(|disk| disk.present && Some(disk.sequence) == sequence)
+            }),
+            _ => kernel.top(&last),
+        };
+        let Some(entry) = entry.cloned() else { return failed("not a mounted file system") };
+        if kernel.is_frozen(entry.what) {
+            return failed("read-only file system");
+        }
+        let Some(disk) = kernel.behind(entry.what).filter(|disk| disk.present) else {
+            return failed("input/output error");
+        };
+        let image = &mut shared.images[disk.image];
+        let Some((made, _)) = kernel.mounted(entry.what) else { return failed("not a mounted file system") };
+        let grown = Made { bytes: image.size, ..made.clone() };
+        image.write_superblock(&grown);
+        Ok(well())
+    }
+}
+
+/// The UUID that mkfs is told to give, if it is to do anything.
+fn uuid_in(arguments: &[String]) -> Option<String> {
+    if arguments.iter().any(|argument| argument == "-N") {
+        return None;
+    }
+    let mut uuids = arguments.windows(2).filter_map(|pair| match pair[0].as_str() {
+        "-U" => Some(pair[1].clone()),
+        "-m" => pair[1].split(',').find_map(|option| option.strip_prefix("uuid=")).map(str::to_owned),
+        _ => None,
+    });
+    Some(uuids.next().expect("the driver chooses the UUID"))
+}
