@@ -49,18 +49,27 @@ pub(super) struct State {
     pub(super) kernels: Vec<Kernel>,
     /// How many disks were ever attached.
     pub(super) attached: u64,
-    /// For each mkfs that began: where, on which disk and image, and what that held by then.
+    /// Each mkfs that began.
     pub(super) formatted: Vec<Format>,
     uuids: u128,
 }
 
-/// A mkfs that began.
+/// A mkfs or luksFormat that began: where, and on which disk and image.
 #[derive(Debug)]
 pub(super) struct Format {
     pub(super) machine: usize,
     pub(super) sequence: u64,
     pub(super) image: usize,
-    pub(super) held: Vec<Made>,
+    pub(super) kind: Formatted,
+    /// What it was made on held a whole one already.
+    pub(super) over_a_whole: bool,
+}
+
+/// What is made on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Formatted {
+    FileSystem,
+    Encryption,
 }
 
 /// A machine, as one process of the driver has it.
@@ -200,7 +209,7 @@ impl Host for SimulatedHost {
     async fn usage(&self, path: &Path) -> io::Result<(Counts, Counts)> {
         self.with(|kernel, _| {
             let what = kernel.top(path).ok_or(Errno::ENOENT)?.what;
-            if !kernel.behind(what).is_some_and(|disk| disk.present) {
+            if !kernel.behind(what).is_some_and(|disk| kernel.is_alive(disk)) {
                 return Err(Errno::EIO.into());
             }
             let total = kernel.mounted(what).ok_or(Errno::EINVAL)?.0.bytes;
@@ -213,7 +222,7 @@ impl Host for SimulatedHost {
         None
     }
 
-    async fn run(&self, tool: Tool, arguments: &[&str], _: Option<&Key>, lock: &Lock) -> Result<Output, Error> {
+    async fn run(&self, tool: Tool, arguments: &[&str], key: Option<&Key>, lock: &Lock) -> Result<Output, Error> {
         let held = lock.share().map_err(|cause| Error::io("run", tool.program(), cause))?;
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let program = Program {
@@ -221,6 +230,7 @@ impl Host for SimulatedHost {
             machine: self.machine,
             life: Arc::clone(&self.life),
             pace: Arc::clone(&self.pace),
+            key: key.map(|key| key.bytes().to_owned()),
         };
         let (tell, output) = oneshot::channel();
         // Its own task: it goes on if whoever started it does not.
@@ -266,10 +276,10 @@ struct OpenImage {
 impl OpenImage {
     fn with<T>(&self, look: impl FnOnce(&mut Image) -> T) -> io::Result<T> {
         let state = &mut *self.shared.lock().unwrap();
-        match state.kernels[self.machine].disk_of_sequence(self.sequence) {
-            Some(disk) if disk.present => Ok(look(&mut state.images[disk.image])),
-            _ => Err(Errno::EIO.into()),
-        }
+        let kernel = &state.kernels[self.machine];
+        let disk = kernel.disks.iter().find(|disk| disk.sequence == self.sequence);
+        let image = disk.and_then(|disk| kernel.content(&mut state.images, disk));
+        image.map(look).ok_or_else(|| Errno::EIO.into())
     }
 }
 

@@ -117,7 +117,7 @@ impl Loop {
         let ext4 = start[1080..1082] == [0x53, 0xef];
         let xfs = start.starts_with(b"XFSB") && start[126] == 0;
         if ext4 || xfs || &btrfs[64..72] == b"_BHRfS_M" {
-            return Holds::FileSystem;
+            return Holds::All;
         }
         let taken = fs::metadata(&self.image).expect("the image is there").blocks();
         if taken == 0 { Holds::Nothing } else { Holds::Something }

@@ -10,9 +10,9 @@ use super::{
     plan::{Asked, Call, Change, Kind, Link, Meanwhile, NODES, Place, Plan, Step, TARGETS},
     request::{Request, word},
     tally::Tally,
-    world::{Holds, Seen, World, id, text},
+    world::{Holds, World, id, text},
 };
-use crate::{error::Error, node::tests::process::Death, volume::FsType};
+use crate::{error::Error, node::tests::process::Death};
 
 /// How often a call is repeated at the end, when nothing is in its way any more.
 const REPEATS: usize = 3;
@@ -118,17 +118,12 @@ impl<'a, W: World> Drive<'a, W> {
         self.tally.count(&format!("{death:?} restarts").to_lowercase());
     }
 
-    /// What the driver is known not to come out of. An unstage forgets the volume, though a target still shows the
-    /// btrfs of a disk that was torn away: that is then nobody's, and never unpublished. A stage can forget that a raw
-    /// disk was made read-only.
+    /// What the driver is known to do wrong: of an encrypted raw volume that is not staged it shows the disk itself, and
+    /// one that is published read-only stays so for ever if its disk is torn away.
     fn is_a_known_trap(&self, asked: &Asked) -> bool {
-        let kind = self.plan.volumes[asked.volume];
-        let lost = |seen: &Seen| !seen.alive && seen.volume == Some(asked.volume) && !seen.path.ends_with("staging");
-        match asked.call {
-            Call::Unstage if kind.fs() == Some(FsType::Btrfs) => self.world.mounts(asked.node).iter().any(lost),
-            Call::Stage { .. } if kind == Kind::Raw => self.world.shown(asked.volume, asked.node).read_only,
-            _ => false,
-        }
+        let is_unlocked = self.world.shown(asked.volume, asked.node).unlocked == Some(true);
+        self.plan.volumes[asked.volume] == Kind::EncryptedRaw
+            && matches!(asked.call, Call::Publish { read_only, .. } if read_only || !is_unlocked)
     }
 
     /// Makes calls at once, and holds how they end against what the model expects.
@@ -210,7 +205,7 @@ impl<'a, W: World> Drive<'a, W> {
         let mounts = self.world.mounts(node);
         let Some(seen) = mounts.iter().rev().find(|seen| seen.path == path && seen.alive) else { return Ok(()) };
         let read_only = match self.plan.volumes[volume] {
-            Kind::Raw => self.world.shown(volume, node).read_only,
+            kind if kind.is_raw() => self.world.shown(volume, node).read_only,
             _ => seen.read_only || seen.frozen,
         };
         let name = self.model.next_name(volume);
@@ -277,6 +272,11 @@ impl<'a, W: World> Drive<'a, W> {
                 self.until_done(Asked { node, volume, call: Call::Unstage }).await?;
             }
             let mounts = self.world.mounts(node);
+            if let Some(volume) =
+                (0..self.model.volumes.len()).find(|volume| self.world.shown(*volume, node).unlocked.is_some())
+            {
+                return Err(format!("volume {volume} is still unlocked on node {node}"));
+            }
             if !mounts.is_empty() {
                 return Err(format!("stray mounts on node {node}: {mounts:?}"));
             }
@@ -302,7 +302,7 @@ impl<'a, W: World> Drive<'a, W> {
         self.change(Change::Detach { volume });
         self.change(Change::Attach { node, volume });
         let known = &self.model.volumes[volume];
-        let stage = Asked { node, volume, call: Call::Stage { read_only: false, other_fs: false } };
+        let stage = Asked { node, volume, call: Call::Stage { read_only: false, other_fs: false, wrong_key: false } };
         if !known.kind.is_usable() {
             let result = self.request(stage).make(self.world.node(node)).await;
             return self.ended(stage, Expected::Refusal, &result);
@@ -318,7 +318,7 @@ impl<'a, W: World> Drive<'a, W> {
         self.check()?;
         self.until_done(Asked { node, volume, call: Call::Unpublish { target: 0 } }).await?;
         self.until_done(Asked { node, volume, call: Call::Unstage }).await?;
-        if self.model.volumes[volume].kind != Kind::Raw && self.world.holds(volume) != Holds::FileSystem {
+        if self.model.volumes[volume].kind != Kind::Raw && self.world.holds(volume) != Holds::All {
             return Err(format!("volume {volume} was staged and has no file system"));
         }
         self.tally.count("lives");

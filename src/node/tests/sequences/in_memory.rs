@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     plan::{Change, Kind, Link, Meanwhile, NODES, Plan},
     raw,
-    world::{Contents, Format, Holds, Leads, Seen, Shown, World, serial, text},
+    world::{Contents, Format, Holds, Leads, Seen, Shown, World, id, serial, text},
 };
 use crate::{
     cloud::vultr::PROFILE,
@@ -23,12 +23,15 @@ use crate::{
         host::{Errno, MountFlags},
         tests::{
             process::{Death, Lie, Life, Pace, Process},
-            simulated::{Attached, Files, Image, Kernel, Made, Shared, SimulatedHost, State, What},
+            simulated::{Attached, Files, Formatted, Image, Kernel, Made, Shared, SimulatedHost, State, What},
         },
     },
 };
 
 const MIB: u64 = 1 << 20;
+
+/// So much of an encrypted disk is its header.
+const HEADER: u64 = MIB;
 
 /// Most disks are so small that all of them is read before they are formatted.
 const SMALL: u64 = 4 * MIB;
@@ -166,8 +169,12 @@ impl InMemory {
             Link::Missing => drop(kernel.links.remove(&serial)),
             Link::Dangling => drop(kernel.links.insert(serial, "none".to_owned())),
             Link::Wrong => {
-                let mut others: Vec<String> =
-                    kernel.disks.iter().filter(|disk| disk.present).map(Attached::name).collect();
+                let mut others: Vec<String> = kernel
+                    .disks
+                    .iter()
+                    .filter(|disk| disk.present && disk.unlocks.is_none())
+                    .map(Attached::name)
+                    .collect();
                 others.retain(|name| Some(name) != own.as_ref());
                 let other = others[self.0.random.lock().unwrap().usize(..others.len())].clone();
                 kernel.links.insert(serial, other);
@@ -178,12 +185,11 @@ impl InMemory {
 
     fn shuffle(&self, state: &mut State, node: usize) {
         let kernel = &mut state.kernels[node];
-        let used: Vec<u64> =
-            kernel.table.iter().filter_map(|entry| Some(kernel.behind(entry.what)?.sequence)).collect();
+        let used: Vec<usize> = kernel.table.iter().filter_map(|entry| Some(kernel.behind(entry.what)?.image)).collect();
         let mut idle: Vec<usize> = kernel
             .disks
             .iter()
-            .filter(|disk| disk.present && !used.contains(&disk.sequence))
+            .filter(|disk| disk.present && disk.unlocks.is_none() && !used.contains(&disk.image))
             .filter_map(|disk| self.volume(disk.image))
             .collect();
         for image in &idle {
@@ -296,6 +302,7 @@ impl World for InMemory {
         let state = self.state();
         let kernel = &state.kernels[node];
         let own = kernel.disk_of(volume);
+        let mapping = kernel.mapping(&format!("csi-{}", id(volume)));
         Shown {
             attached: own.map(|disk| disk.sequence),
             link: match kernel.link(&serial(volume)) {
@@ -305,7 +312,8 @@ impl World for InMemory {
             },
             twin: kernel.disk_of(twin(self.0.volumes.len(), volume)).is_some(),
             mute: kernel.disks.iter().any(|disk| disk.present && disk.mute),
-            read_only: own.is_some_and(|disk| disk.read_only),
+            read_only: mapping.or(own).is_some_and(|disk| disk.read_only),
+            unlocked: mapping.map(|mapping| kernel.is_alive(mapping)),
         }
     }
 
@@ -317,7 +325,7 @@ impl World for InMemory {
             Seen {
                 path: entry.target.clone(),
                 volume: disk.and_then(|disk| self.volume(disk.image)),
-                alive: disk.is_some_and(|disk| disk.present),
+                alive: disk.is_some_and(|disk| kernel.is_alive(disk)),
                 read_only: entry.flags.contains(MountFlags::MS_RDONLY),
                 frozen: kernel.is_frozen(entry.what),
                 is_node: matches!(entry.what, What::Node(_)),
@@ -328,8 +336,16 @@ impl World for InMemory {
 
     fn holds(&self, volume: usize) -> Holds {
         let image = &self.state().images[volume];
-        if image.file_systems().iter().any(|made| made.complete) {
-            Holds::FileSystem
+        let is_whole = |image: &Image| image.file_systems().iter().any(|made| made.complete);
+        let is_all = match (self.0.volumes[volume], &image.payload) {
+            (Kind::EncryptedRaw, _) => image.encryption().is_some(),
+            (Kind::Encrypted(_), payload) => {
+                image.encryption().is_some() && payload.as_ref().is_some_and(|payload| is_whole(&payload.image))
+            }
+            _ => is_whole(image),
+        };
+        if is_all {
+            Holds::All
         } else if image.is_blank() {
             Holds::Nothing
         } else {
@@ -342,7 +358,8 @@ impl World for InMemory {
         let formats = formatted.into_iter().map(|format| Format {
             node: format.machine,
             disk: self.volume(format.image).map(|volume| (volume, format.sequence)),
-            held: if format.held.iter().any(|made| made.complete) { Holds::FileSystem } else { Holds::Nothing },
+            over_a_whole: format.over_a_whole,
+            encrypts: format.kind == Formatted::Encryption,
         });
         formats.collect()
     }
@@ -351,20 +368,26 @@ impl World for InMemory {
         self.state().images[volume].size
     }
 
-    fn extent(&self, volume: usize) -> Option<u64> {
-        self.state().images[volume].file_systems().first().map(|made| made.bytes)
+    fn growth_left(&self, volume: usize) -> Option<u64> {
+        let image = &self.state().images[volume];
+        let (inside, size) = match &image.payload {
+            Some(payload) => (&payload.image, image.size - payload.image.size),
+            None => (image, 0),
+        };
+        let made = inside.file_systems().into_iter().next()?;
+        Some(inside.size - made.bytes + size.saturating_sub(HEADER))
     }
 
     fn write(&self, node: usize, path: &Path, name: &str, bytes: &[u8], sync: bool) -> io::Result<()> {
         let state = &mut *self.state();
         let kernel = &mut state.kernels[node];
         let entry = kernel.top(path).ok_or(Errno::ENOENT)?.clone();
-        let disk = kernel.behind(entry.what).filter(|disk| disk.present).ok_or(Errno::EIO)?;
+        let disk = kernel.behind(entry.what).filter(|disk| kernel.is_alive(disk)).ok_or(Errno::EIO)?;
         if let What::Node(_) = entry.what {
             if disk.read_only {
                 return Err(Errno::EPERM.into());
             }
-            let image = &mut state.images[disk.image];
+            let image = kernel.content(&mut state.images, disk).ok_or(Errno::EIO)?;
             let free = raw::free(|at| Ok(image.read(at, raw::BLOCK)))?;
             image.write(free, &raw::block(name, bytes));
             return Ok(());
@@ -384,10 +407,11 @@ impl World for InMemory {
         let state = &mut *self.state();
         let kernel = &mut state.kernels[node];
         let what = kernel.top(path).ok_or(Errno::ENOENT)?.what;
-        let image = kernel.behind(what).filter(|disk| disk.present).ok_or(Errno::EIO)?.image;
-        match kernel.mounted(what) {
-            Some((_, files)) => Ok(files.clone()),
-            None => raw::contents(|at| Ok(state.images[image].read(at, raw::BLOCK))),
+        let disk = kernel.behind(what).ok_or(Errno::EIO)?;
+        let image = kernel.content(&mut state.images, disk).ok_or(Errno::EIO)?;
+        if let What::Node(_) = what {
+            return raw::contents(|at| Ok(image.read(at, raw::BLOCK)));
         }
+        Ok(kernel.mounted(what).ok_or(Errno::EIO)?.1.clone())
     }
 }

@@ -33,8 +33,9 @@ pub(crate) struct Volume {
     written: usize,
     /// Where a mkfs began that nobody saw the end of: the node, and the number of the disk there.
     begun: Option<(usize, u64)>,
-    /// How often a mkfs began, and how often something came in between.
+    /// How often a mkfs and a luksFormat began, and how often something came in between.
     formats: usize,
+    encryptions: usize,
     pub(crate) interruptions: usize,
     /// A driver died there in a publish, so a mode that was asked for need not be the mode that is.
     unsure: [bool; NODES],
@@ -57,6 +58,7 @@ impl Model {
             written: 0,
             begun: None,
             formats: 0,
+            encryptions: 0,
             interruptions: 0,
             unsure: [false; NODES],
         };
@@ -78,11 +80,12 @@ impl Model {
             node,
             shown: world.shown(volume, node),
             holds: world.holds(volume),
+            is_recorded: world.is_recorded(node, volume),
             staging: at(Place::Staging),
             targets,
         };
         match call {
-            Call::Stage { read_only, other_fs } => state.stage(read_only, other_fs),
+            Call::Stage { read_only, other_fs, wrong_key } => state.stage(read_only, other_fs, wrong_key),
             Call::Unstage => state.unstage(),
             Call::Publish { target, read_only, single_writer } => state.publish(target, read_only, single_writer),
             Call::Unpublish { .. } if state.in_doubt() => Either,
@@ -105,7 +108,7 @@ impl Model {
             let path = world.path(node, volume, place);
             let found: Vec<&Seen> = mounts.iter().filter(|seen| seen.path == path).collect();
             let [seen] = found[..] else { return Err(format!("{} mounts at {}", found.len(), path.display())) };
-            let is_node = kind == Kind::Raw;
+            let is_node = kind.is_raw();
             let mode = if is_node { world.shown(volume, node).read_only } else { seen.read_only };
             if seen.is_node != is_node || seen.alive && mode != read_only {
                 return Err(format!("read-only {read_only} was asked for, there is {seen:?}, mode {mode}"));
@@ -121,7 +124,7 @@ impl Model {
             }
         };
         match call {
-            Call::Stage { .. } if kind == Kind::Raw => Ok(()),
+            Call::Stage { .. } if kind.is_raw() => Ok(()),
             Call::Stage { read_only, .. } => mounted(Place::Staging, read_only),
             Call::Publish { target, read_only, .. } => mounted(Place::Target(target), read_only),
             Call::Unstage => left(Place::Staging),
@@ -135,10 +138,8 @@ impl Model {
         let own = |seen: &Seen| seen.volume == Some(asked.volume) && seen.alive;
         let mounts = world.mounts(asked.node);
         let writable = mounts.iter().any(|seen| own(seen) && !seen.is_node && !seen.read_only && !seen.frozen);
-        match world.extent(asked.volume) {
-            Some(extent) if writable && extent != world.size(asked.volume) => {
-                Err(format!("the file system takes {extent} of {} bytes", world.size(asked.volume)))
-            }
+        match world.growth_left(asked.volume) {
+            Some(left @ 1..) if writable => Err(format!("the file system could take {left} bytes more")),
             _ => Ok(()),
         }
     }
@@ -167,15 +168,23 @@ impl Model {
     /// Takes note of each mkfs that began, and holds it against what may be formatted.
     pub(crate) fn formatted(&mut self, world: &impl World) -> Result<usize, String> {
         let formatted = world.formatted();
-        for Format { node, disk, held } in &formatted {
+        for Format { node, disk, over_a_whole, encrypts } in &formatted {
             let Some((number, sequence)) = *disk else { return Err("a mkfs began on a disk of no volume".to_owned()) };
             let volume = &mut self.volumes[number];
-            volume.formats += 1;
-            if !matches!(volume.kind, Kind::Blank(_)) || *held == Holds::FileSystem || !volume.durable.is_empty() {
-                return Err(format!("a mkfs began on volume {number}, {:?}, which held {held:?}", volume.kind));
+            let count = if *encrypts { &mut volume.encryptions } else { &mut volume.formats };
+            *count += 1;
+            let may_be = match volume.kind {
+                Kind::Blank(_) => !encrypts,
+                Kind::Encrypted(_) => true,
+                Kind::EncryptedRaw => *encrypts,
+                _ => false,
+            };
+            if !may_be || *over_a_whole || !volume.durable.is_empty() {
+                let kind = volume.kind;
+                return Err(format!("a mkfs began on volume {number}, {kind:?}, over a whole one: {over_a_whole}"));
             }
-            if volume.formats > 1 + volume.interruptions {
-                return Err(format!("mkfs number {} began on volume {number}", volume.formats));
+            if *count > 1 + volume.interruptions {
+                return Err(format!("mkfs number {count} began on volume {number}"));
             }
             volume.begun = Some((*node, sequence));
         }
@@ -192,7 +201,7 @@ impl Model {
         let bytes = text(volume, &name);
         let volume = &mut self.volumes[volume];
         volume.fresh.insert(name, bytes);
-        if sync || volume.kind == Kind::Raw {
+        if sync || volume.kind.is_raw() {
             volume.durable.append(&mut volume.fresh);
         }
     }
@@ -251,6 +260,8 @@ struct State<'a> {
     node: usize,
     shown: Shown,
     holds: Holds,
+    /// A mkfs is not known to have ended.
+    is_recorded: bool,
     staging: Option<&'a Seen>,
     targets: Vec<(usize, &'a Seen)>,
 }
@@ -269,21 +280,39 @@ impl State<'_> {
         self.volume.unsure[self.node]
     }
 
-    fn stage(&self, read_only: bool, other_fs: bool) -> Expected {
+    fn stage(&self, read_only: bool, other_fs: bool, wrong_key: bool) -> Expected {
+        let kind = self.volume.kind;
         if self.cannot_be_proven() {
             return Refusal;
         }
+        let is_dead = |seen: &Seen| !seen.alive;
+        if kind.is_encrypted() && self.targets.iter().any(|(_, seen)| is_dead(seen)) {
+            // What unlocked the disk that is gone is not gone before they are.
+            return Either;
+        }
+        // A disk that is unlocked already needs no key.
+        let is_locked = self.shown.unlocked != Some(true);
+        if kind.is_encrypted() && wrong_key && self.holds == Holds::All && !self.is_recorded && is_locked {
+            return Refusal;
+        }
         match self.staging {
-            _ if self.volume.kind == Kind::Raw => Success,
+            // It is encrypted whole, or not, and nobody saw that end.
+            _ if kind == Kind::EncryptedRaw
+                && (self.holds == Holds::Something || self.is_recorded)
+                && !self.volume.may_be_finished(self.shown, self.node) =>
+            {
+                Either
+            }
+            _ if kind.is_raw() => Success,
             Some(seen) if seen.alive => {
                 let agrees = seen.read_only == read_only && (read_only || !seen.frozen) && !other_fs;
                 if agrees { Success } else { Refusal }
             }
-            _ if !self.volume.kind.is_usable() => Refusal,
+            _ if !kind.is_usable() => Refusal,
             // The modes of two mounts of one file system have to be the same.
             _ if self.targets.iter().any(|(_, seen)| seen.alive) => Either,
             _ => match self.holds {
-                Holds::FileSystem if other_fs => Refusal,
+                Holds::All if other_fs => Refusal,
                 Holds::Something if !self.volume.may_be_finished(self.shown, self.node) => Either,
                 _ => Success,
             },
@@ -308,7 +337,10 @@ impl State<'_> {
         if self.cannot_be_proven() {
             return Refusal;
         }
-        if self.volume.kind == Kind::Raw {
+        if self.volume.kind.is_encrypted() && self.shown.unlocked != Some(true) {
+            return Refusal;
+        }
+        if self.volume.kind.is_raw() {
             let agrees = self.shown.read_only == read_only;
             // One whose disk is gone is taken away first.
             return match there.filter(|seen| seen.alive) {

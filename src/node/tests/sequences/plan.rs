@@ -20,21 +20,42 @@ pub(crate) enum Kind {
     Wiped(FsType),
     /// Raw block.
     Raw,
+    /// Blank, to be encrypted and formatted.
+    Encrypted(FsType),
+    /// Blank, to be encrypted and shown as raw block.
+    EncryptedRaw,
 }
 
 impl Kind {
     /// The file system that workloads ask for.
     pub(crate) fn fs(self) -> Option<FsType> {
         match self {
-            Self::Blank(fs) | Self::Filled(fs) | Self::Wiped(fs) => Some(fs),
+            Self::Blank(fs) | Self::Filled(fs) | Self::Wiped(fs) | Self::Encrypted(fs) => Some(fs),
             Self::Undeclared => Some(FsType::Ext4),
-            Self::Raw => None,
+            Self::Raw | Self::EncryptedRaw => None,
+        }
+    }
+
+    pub(crate) fn is_raw(self) -> bool {
+        self.fs().is_none()
+    }
+
+    pub(crate) fn is_encrypted(self) -> bool {
+        matches!(self, Self::Encrypted(_) | Self::EncryptedRaw)
+    }
+
+    /// What it is where no disk can be encrypted.
+    fn in_the_clear(self) -> Self {
+        match self {
+            Self::Encrypted(fs) => Self::Blank(fs),
+            Self::EncryptedRaw => Self::Raw,
+            other => other,
         }
     }
 
     /// Whether it can ever be used.
     pub(crate) fn is_usable(self) -> bool {
-        matches!(self, Self::Blank(_) | Self::Filled(_) | Self::Raw)
+        !matches!(self, Self::Undeclared | Self::Wiped(_))
     }
 }
 
@@ -48,7 +69,7 @@ pub(crate) enum Place {
 /// What is asked of a driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
-    Stage { read_only: bool, other_fs: bool },
+    Stage { read_only: bool, other_fs: bool, wrong_key: bool },
     Unstage,
     Publish { target: usize, read_only: bool, single_writer: bool },
     Unpublish { target: usize },
@@ -193,15 +214,23 @@ impl Plan {
         let steps = (0..length).map(|_| generator.step()).collect();
         Self { seed, volumes, large, steps }
     }
+
+    /// The same with no volume encrypted.
+    pub(crate) fn in_the_clear(mut self) -> Self {
+        self.volumes = self.volumes.into_iter().map(Kind::in_the_clear).collect();
+        self
+    }
 }
 
 fn kind(random: &mut fastrand::Rng) -> Kind {
     let fs = FsType::ALL[random.usize(..FsType::ALL.len())];
     match random.u32(..20) {
-        0..=11 => Kind::Blank(fs),
+        0..=8 => Kind::Blank(fs),
+        9..=11 => Kind::Encrypted(fs),
         12 => Kind::Undeclared,
         13..=14 => Kind::Filled(fs),
         15 => Kind::Wiped(fs),
+        16 => Kind::EncryptedRaw,
         _ => Kind::Raw,
     }
 }
@@ -283,7 +312,7 @@ impl Generator {
         };
         let target = self.random.usize(..TARGETS);
         let read_only = self.one_in(5);
-        let stage = Call::Stage { read_only: self.one_in(10), other_fs: self.one_in(20) };
+        let stage = Call::Stage { read_only: self.one_in(10), other_fs: self.one_in(20), wrong_key: self.one_in(12) };
         let publish = Call::Publish { target, read_only, single_writer: self.one_in(6) };
         let call = if wild {
             let place = self.place();

@@ -6,6 +6,8 @@ use super::world::Contents;
 
 /// Where the first block is; nothing that a file system keeps there would be seen as one.
 const AT: u64 = 1 << 20;
+/// How a block begins; what was never written need not be zero.
+const MARK: &[u8] = b"written: ";
 /// The size of a block.
 pub(crate) const BLOCK: usize = 4096;
 /// No sequence writes more.
@@ -17,7 +19,8 @@ fn places() -> impl Iterator<Item = u64> {
 
 /// A block with something in it.
 pub(crate) fn block(name: &str, bytes: &[u8]) -> Vec<u8> {
-    let mut block = format!("{name}\n").into_bytes();
+    let mut block = MARK.to_vec();
+    block.extend(format!("{name}\n").into_bytes());
     block.extend(bytes);
     block.resize(BLOCK, 0);
     block
@@ -26,7 +29,7 @@ pub(crate) fn block(name: &str, bytes: &[u8]) -> Vec<u8> {
 /// Where the next block goes.
 pub(crate) fn free(read: impl Fn(u64) -> io::Result<Vec<u8>>) -> io::Result<u64> {
     for at in places() {
-        if read(at)?[0] == 0 {
+        if !read(at)?.starts_with(MARK) {
             return Ok(at);
         }
     }
@@ -38,7 +41,8 @@ pub(crate) fn contents(read: impl Fn(u64) -> io::Result<Vec<u8>>) -> io::Result<
     let mut contents = Contents::new();
     for at in places() {
         let block = read(at)?;
-        let text = String::from_utf8_lossy(&block);
+        let Some(text) = block.strip_prefix(MARK) else { break };
+        let text = String::from_utf8_lossy(text);
         let Some((name, text)) = text.trim_end_matches('\0').split_once('\n') else { break };
         contents.insert(name.to_owned(), text.as_bytes().to_owned());
     }

@@ -141,7 +141,8 @@ impl Real {
         let format = Format {
             node,
             disk: volume.map(|volume| (volume, state.sequence_of(&state.disks[volume]))),
-            held: volume.map_or(Holds::Something, |volume| state.disks[volume].holds()),
+            over_a_whole: volume.is_some_and(|volume| state.disks[volume].holds() == Holds::All),
+            encrypts: false,
         };
         state.formatted.push(format);
     }
@@ -355,6 +356,7 @@ impl World for Real {
             twin: state.twins.get(&volume).is_some_and(|twin| here(twin).is_some()),
             mute,
             read_only: own.is_read_only(),
+            unlocked: None,
         }
     }
 
@@ -387,7 +389,7 @@ impl World for Real {
         self.state().disks[volume].size()
     }
 
-    fn extent(&self, _: usize) -> Option<u64> {
+    fn growth_left(&self, _: usize) -> Option<u64> {
         None
     }
 

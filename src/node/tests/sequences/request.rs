@@ -9,8 +9,8 @@ use super::{
 use crate::{
     cloud::Attachment,
     error::Error,
-    node::{Expand, Node, Publish, Stage},
-    volume::{Access, FsType, MkfsOptions},
+    node::{Expand, Key, Node, Publish, Stage},
+    volume::{Access, Discard, FsType, MkfsOptions},
 };
 
 /// A call as the driver gets it.
@@ -30,9 +30,10 @@ impl Request {
         let path = |place| world.path(node, volume, place);
         let attachment = Attachment { serial: serial(volume), size: None };
         match call {
-            Call::Stage { read_only, other_fs } => {
+            Call::Stage { read_only, other_fs, wrong_key } => {
                 // A blank disk would really become another.
-                let other = other_fs && world.holds(volume) == Holds::FileSystem;
+                let is_whole = world.holds(volume) == Holds::All;
+                let other = other_fs && is_whole;
                 let fs = |fs| FsType::ALL.into_iter().find(|other_fs| !other || *other_fs != fs);
                 let own = |fs_type| if other { fs(fs_type) } else { Some(fs_type) };
                 Self::Stage(Stage {
@@ -42,7 +43,9 @@ impl Request {
                     attachment,
                     blank: kind != Kind::Undeclared,
                     read_only,
-                    key: None,
+                    // A disk that is not encrypted yet would really be given it.
+                    key: key(kind, volume, wrong_key && is_whole && !world.is_recorded(node, volume)),
+                    discard: Discard::Never,
                     mkfs_options: MkfsOptions::default(),
                 })
             }
@@ -61,7 +64,7 @@ impl Request {
                 volume: id(volume),
                 path: path(place),
                 wanted: Some(world.size(volume)),
-                key: None,
+                key: key(kind, volume, false),
             }),
             Call::Stats(place) => Self::Stats(volume, path(place)),
         }
@@ -84,9 +87,15 @@ impl Request {
     }
 }
 
+/// The key of an encrypted volume, or another one.
+fn key(kind: Kind, volume: usize, wrong: bool) -> Option<Key> {
+    let whose = if wrong { "nobody" } else { "volume" };
+    kind.is_encrypted().then(|| Key::new(format!("key of {whose} {volume}"))).flatten()
+}
+
 fn access(fs_type: Option<FsType>, kind: Kind) -> Access {
     match kind {
-        Kind::Raw => Access::Block,
+        kind if kind.is_raw() => Access::Block,
         _ => Access::Mount { fs_type, flags: Vec::new() },
     }
 }

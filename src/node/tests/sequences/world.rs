@@ -26,6 +26,7 @@ pub(crate) enum Leads {
 }
 
 /// How a volume's disk shows on a node.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shown {
     /// The number that no other disk of the node ever had; none while it is not attached there.
@@ -35,8 +36,10 @@ pub(crate) struct Shown {
     pub(crate) twin: bool,
     /// The serial of some disk of the node cannot be read.
     pub(crate) mute: bool,
-    /// The disk itself was made read-only.
+    /// The disk, or what unlocks it, was made read-only.
     pub(crate) read_only: bool,
+    /// It is unlocked: the disk that it is now, or (false) one that is gone.
+    pub(crate) unlocked: Option<bool>,
 }
 
 /// A mount, seen from outside of the driver.
@@ -58,19 +61,22 @@ pub(crate) struct Seen {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Holds {
     Nothing,
-    /// Neither nothing nor a whole file system.
+    /// Neither nothing nor all of what it is to hold.
     Something,
-    FileSystem,
+    /// Its file system, or its encryption if it is raw.
+    All,
 }
 
-/// A mkfs that began.
+/// A mkfs or luksFormat that began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Format {
     pub(crate) node: usize,
     /// The volume, and the number of its disk on that node; none if it was another disk.
     pub(crate) disk: Option<(usize, u64)>,
-    /// What the disk held by then.
-    pub(crate) held: Holds,
+    /// What it was made on held a whole one already.
+    pub(crate) over_a_whole: bool,
+    /// What was made is an encryption, not a file system.
+    pub(crate) encrypts: bool,
 }
 
 /// Two nodes and their cloud.
@@ -105,14 +111,14 @@ pub(crate) trait World {
     /// What a volume's disk holds.
     fn holds(&self, volume: usize) -> Holds;
 
-    /// Which mkfs began since this was last asked.
+    /// Which mkfs and luksFormat began since this was last asked.
     fn formatted(&self) -> Vec<Format>;
 
     /// A volume's size in bytes, in the cloud.
     fn size(&self, volume: usize) -> u64;
 
-    /// How many bytes of its disk a volume's file system takes, if that can be seen from outside.
-    fn extent(&self, volume: usize) -> Option<u64>;
+    /// How many bytes of its disk a volume's file system could still take, if that can be seen from outside.
+    fn growth_left(&self, volume: usize) -> Option<u64>;
 
     /// Writes something through a mount; if `sync`, it and all before is on the disk when this returns.
     fn write(&self, node: usize, path: &Path, name: &str, bytes: &[u8], sync: bool) -> io::Result<()>;

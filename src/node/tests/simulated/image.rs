@@ -15,6 +15,13 @@ const FILES_AT: u64 = 512 * KIB;
 /// The part of a superblock that is written.
 const SUPERBLOCK_BYTES: usize = 1024;
 
+/// The start of LUKS2's header, and where its UUID is.
+const LUKS_MAGIC: &[u8] = b"LUKS\xba\xbe\x00\x02";
+const LUKS_UUID: usize = 168;
+
+/// Where what is encrypted begins; much earlier than in reality, since the disks are small.
+const PAYLOAD_AT: u64 = MIB;
+
 /// The files of a file system, by name.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
@@ -33,23 +40,52 @@ pub(crate) struct Made {
 #[derive(Debug, Clone)]
 pub(crate) struct Image {
     pub(crate) size: u64,
-    /// Blocks that are not all zero, by their number.
+    /// Blocks that are not all zero, by their number; of what is encrypted, those that were ever written.
     blocks: BTreeMap<u64, Box<[u8]>>,
+    /// What was never written is noise, as it is behind an encryption.
+    is_noise: bool,
+    /// What is in it behind its encryption.
+    pub(crate) payload: Option<Box<Payload>>,
+}
+
+/// What is behind an encryption.
+#[derive(Debug, Clone)]
+pub(crate) struct Payload {
+    pub(crate) key: Vec<u8>,
+    pub(crate) image: Image,
 }
 
 impl Image {
     pub(crate) fn blank(size: u64) -> Self {
-        Self { size, blocks: BTreeMap::new() }
+        Self { size, blocks: BTreeMap::new(), is_noise: false, payload: None }
+    }
+
+    /// What is at first in a block.
+    fn first_block(&self, number: u64) -> Box<[u8]> {
+        let mut block = vec![0; at(BLOCK)];
+        if self.is_noise {
+            fastrand::Rng::with_seed(number).fill(&mut block);
+        }
+        block.into()
     }
 
     /// `length` bytes from `offset` on, all of them inside.
     pub(crate) fn read(&self, offset: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         let end = offset + length as u64;
-        for (&number, block) in self.blocks.range(offset / BLOCK..end.div_ceil(BLOCK)) {
+        let numbers = offset / BLOCK..end.div_ceil(BLOCK);
+        let mut copy = |number: u64, block: &[u8]| {
             let start = number * BLOCK;
             let (from, to) = (start.max(offset), (start + BLOCK).min(end));
             bytes[at(from - offset)..at(to - offset)].copy_from_slice(&block[at(from - start)..at(to - start)]);
+        };
+        if self.is_noise {
+            for number in numbers.clone().filter(|number| !self.blocks.contains_key(number)) {
+                copy(number, &self.first_block(number));
+            }
+        }
+        for (&number, block) in self.blocks.range(numbers) {
+            copy(number, block);
         }
         bytes
     }
@@ -60,10 +96,10 @@ impl Image {
         while !bytes.is_empty() {
             let (number, inside) = (offset / BLOCK, at(offset % BLOCK));
             let length = bytes.len().min(at(BLOCK) - inside);
-            let block = self.blocks.entry(number).or_insert_with(|| vec![0; at(BLOCK)].into());
+            let mut block = self.blocks.remove(&number).unwrap_or_else(|| self.first_block(number));
             block[inside..inside + length].copy_from_slice(&bytes[..length]);
-            if block.iter().all(|byte| *byte == 0) {
-                self.blocks.remove(&number);
+            if self.is_noise || block.iter().any(|byte| *byte != 0) {
+                self.blocks.insert(number, block);
             }
             offset += length as u64;
             bytes = &bytes[length..];
@@ -72,6 +108,35 @@ impl Image {
 
     pub(crate) fn is_blank(&self) -> bool {
         self.blocks.is_empty()
+    }
+
+    /// The UUID of the encryption whose header is there.
+    pub(crate) fn encryption(&self) -> Option<String> {
+        let header = self.read(0, 512);
+        let text = header.starts_with(LUKS_MAGIC).then(|| String::from_utf8_lossy(&header[LUKS_UUID..LUKS_UUID + 36]));
+        text.map(std::borrow::Cow::into_owned)
+    }
+
+    /// Writes the second header of an encryption, which comes first.
+    pub(crate) fn write_second_header(&mut self, uuid: &str) {
+        self.write(16 << 10, b"SKUL\xba\xbe\x00\x02");
+        self.write((16 << 10) + LUKS_UUID as u64, uuid.as_bytes());
+    }
+
+    /// Writes the header of an encryption: what was there can be read no more, and what will be is noise.
+    pub(crate) fn encrypt(&mut self, uuid: &str, key: &[u8]) {
+        self.write(0, LUKS_MAGIC);
+        self.write(LUKS_UUID as u64, uuid.as_bytes());
+        let image = Self { is_noise: true, ..Self::blank(self.size - PAYLOAD_AT) };
+        self.payload = Some(Box::new(Payload { key: key.to_owned(), image }));
+    }
+
+    /// What is behind the encryption, made as large as the disk is.
+    pub(crate) fn unlock(&mut self) -> Option<&mut Payload> {
+        let size = self.size - PAYLOAD_AT;
+        let payload = self.payload.as_deref_mut()?;
+        payload.image.size = size;
+        Some(payload)
     }
 
     /// All file systems whose first superblock is there, as a prober finds them.

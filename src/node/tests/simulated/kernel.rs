@@ -9,7 +9,7 @@ use std::{
 use super::image::{Files, Image, Made};
 use crate::{
     node::{
-        host::{DeviceNumber, Disk, Errno, MountCall, MountFlags, Serial},
+        host::{DeviceNumber, Disk, Errno, Mapping, MountCall, MountFlags, Serial},
         mountinfo::Mount,
     },
     volume::FsType,
@@ -19,9 +19,8 @@ use crate::{
 const MAJOR: u64 = 252;
 const MINORS: u64 = 16;
 
-/// Kinder than a real kernel, which gives the number of a disk again whose node is still bound somewhere: the driver
-/// cannot unpublish such a raw block volume once another disk has its number.
-const BOUND_NODES_KEEP_NUMBERS: bool = false;
+/// The same of device-mapper.
+const MAPPER_MAJOR: u64 = 253;
 
 /// A disk that is attached, or one that was and that something still has.
 #[derive(Debug)]
@@ -36,20 +35,40 @@ pub(crate) struct Attached {
     pub(crate) mute: bool,
     /// It was made so (BLKROSET).
     pub(crate) read_only: bool,
+    /// It is what unlocks another one.
+    pub(crate) unlocks: Option<Unlocks>,
     minor: u64,
     opens: usize,
     /// How many have opened it for themselves alone.
     claims: usize,
 }
 
+/// What a mapping unlocks.
+#[derive(Debug, Clone)]
+pub(crate) struct Unlocks {
+    pub(crate) name: String,
+    /// The disk beneath.
+    pub(crate) sequence: u64,
+    /// It goes as soon as nothing uses it.
+    going: bool,
+}
+
 impl Attached {
     pub(crate) fn name(&self) -> String {
+        if self.unlocks.is_some() {
+            return format!("dm-{}", self.minor);
+        }
         let letter = char::from(b'a' + u8::try_from(self.minor / MINORS).expect("a few disks"));
         format!("vd{letter}")
     }
 
+    /// Whether it is the disk itself of this image, and there.
+    fn is_of(&self, image: usize) -> bool {
+        self.image == image && self.present && self.unlocks.is_none()
+    }
+
     pub(crate) fn number(&self) -> DeviceNumber {
-        DeviceNumber { major: MAJOR, minor: self.minor }
+        DeviceNumber { major: if self.unlocks.is_some() { MAPPER_MAJOR } else { MAJOR }, minor: self.minor }
     }
 }
 
@@ -109,13 +128,12 @@ impl Kernel {
         let (supers, table) = (&self.supers, &self.table);
         let is_bound = |disk: &Attached| table.iter().any(|entry| entry.what == What::Node(disk.sequence));
         let has_number = |disk: &Attached| {
-            disk.present
-                || disk.opens > 0
-                || supers.iter().any(|mounted| mounted.sequence == disk.sequence)
-                || BOUND_NODES_KEEP_NUMBERS && is_bound(disk)
+            disk.present || disk.opens > 0 || supers.iter().any(|mounted| mounted.sequence == disk.sequence)
         };
+        // A node that is bound somewhere keeps no number from being given again.
         self.disks.retain(|disk| has_number(disk) || is_bound(disk));
-        let taken: Vec<u64> = self.disks.iter().filter(|disk| has_number(disk)).map(|disk| disk.minor).collect();
+        let same = self.disks.iter().filter(|disk| disk.unlocks.is_none());
+        let taken: Vec<u64> = same.filter(|disk| has_number(disk)).map(|disk| disk.minor).collect();
         let minor = (0..26).map(|at| at * MINORS).find(|minor| !taken.contains(minor));
         let disk = Attached {
             image,
@@ -124,6 +142,7 @@ impl Kernel {
             present: true,
             mute: false,
             read_only: false,
+            unlocks: None,
             minor: minor.expect("there are more numbers than disks"),
             opens: 0,
             claims: 0,
@@ -136,7 +155,7 @@ impl Kernel {
 
     /// Takes a disk away, whatever still has it.
     pub(crate) fn detach(&mut self, image: usize) {
-        let Some(disk) = self.disks.iter_mut().find(|disk| disk.image == image && disk.present) else { return };
+        let Some(disk) = self.disks.iter_mut().find(|disk| disk.is_of(image)) else { return };
         disk.present = false;
         let serial = disk.serial.clone().unwrap_or_default();
         if !self.links_stuck && self.links.get(&serial) == Some(&disk.name()) {
@@ -151,7 +170,8 @@ impl Kernel {
         self.links.clear();
         self.links_stuck = false;
         self.boot += 1;
-        let mut disks: Vec<Attached> = self.disks.drain(..).filter(|disk| disk.present).collect();
+        let mut disks: Vec<Attached> =
+            self.disks.drain(..).filter(|disk| disk.present && disk.unlocks.is_none()).collect();
         order.shuffle(&mut disks);
         for disk in disks {
             *sequence += 1;
@@ -161,7 +181,7 @@ impl Kernel {
 
     /// The disk of an image, if it is there.
     pub(crate) fn disk_of(&self, image: usize) -> Option<&Attached> {
-        self.disks.iter().find(|disk| disk.image == image && disk.present)
+        self.disks.iter().find(|disk| disk.is_of(image))
     }
 
     /// The disk behind a node, if it is there.
@@ -197,6 +217,79 @@ impl Kernel {
             disk.opens -= 1;
             disk.claims -= usize::from(alone);
         }
+        self.end_mappings();
+    }
+
+    /// Whether a disk takes reads and writes: a mapping does as long as its disk is there.
+    pub(crate) fn is_alive(&self, disk: &Attached) -> bool {
+        let beneath = |unlocks: &Unlocks| self.disks.iter().find(|disk| disk.sequence == unlocks.sequence);
+        disk.present && disk.unlocks.as_ref().is_none_or(|unlocks| beneath(unlocks).is_some_and(|disk| disk.present))
+    }
+
+    /// What a disk holds, if it takes reads and writes.
+    pub(crate) fn content<'a>(&self, images: &'a mut [Image], disk: &Attached) -> Option<&'a mut Image> {
+        let image = self.is_alive(disk).then(|| &mut images[disk.image])?;
+        match disk.unlocks {
+            None => Some(image),
+            Some(_) => image.payload.as_mut().map(|payload| &mut payload.image),
+        }
+    }
+
+    /// The mapping of a name.
+    pub(crate) fn mapping(&self, name: &str) -> Option<&Attached> {
+        let is = |disk: &&Attached| disk.unlocks.as_ref().is_some_and(|unlocks| unlocks.name == name);
+        self.disks.iter().find(|disk| disk.present && is(disk))
+    }
+
+    /// Unlocks a disk.
+    pub(crate) fn map(&mut self, name: &str, node: &Path, sequence: u64) -> io::Result<()> {
+        let beneath = self.open(node, true)?;
+        let image = self.disk_of_sequence(beneath).expect("it is open").image;
+        let taken: Vec<u64> =
+            self.disks.iter().filter(|disk| disk.unlocks.is_some() && disk.present).map(|disk| disk.minor).collect();
+        let unlocks = Unlocks { name: name.to_owned(), sequence: beneath, going: false };
+        self.disks.push(Attached {
+            image,
+            serial: None,
+            sequence,
+            present: true,
+            mute: false,
+            read_only: false,
+            unlocks: Some(unlocks),
+            minor: (0..26).find(|minor| !taken.contains(minor)).expect("there are more numbers than mappings"),
+            opens: 0,
+            claims: 0,
+        });
+        Ok(())
+    }
+
+    /// Locks a disk again, at once or as soon as nothing uses it.
+    pub(crate) fn unmap(&mut self, name: &str, later: bool) -> io::Result<()> {
+        let sequence = self.mapping(name).ok_or(Errno::ENXIO)?.sequence;
+        if !later && self.is_used(sequence) {
+            return Err(Errno::EBUSY.into());
+        }
+        let mapping = self.disk_of_sequence(sequence).expect("it is there");
+        mapping.unlocks.as_mut().expect("it is a mapping").going = true;
+        self.end_mappings();
+        Ok(())
+    }
+
+    fn is_used(&self, sequence: u64) -> bool {
+        self.disks.iter().any(|disk| disk.sequence == sequence && disk.opens > 0)
+            || self.supers.iter().any(|mounted| mounted.sequence == sequence)
+    }
+
+    fn end_mappings(&mut self) {
+        let is_over = |disk: &Attached| {
+            let unlocks = disk.unlocks.as_ref().filter(|unlocks| disk.present && unlocks.going)?;
+            (!self.is_used(disk.sequence)).then_some((disk.sequence, unlocks.sequence))
+        };
+        let over: Vec<(u64, u64)> = self.disks.iter().filter_map(is_over).collect();
+        for (mapping, beneath) in over {
+            self.disk_of_sequence(mapping).expect("it is there").present = false;
+            self.close(beneath, true);
+        }
     }
 
     /// The disks, as sysfs shows them.
@@ -208,7 +301,10 @@ impl Kernel {
             .map(|disk| Disk {
                 name: disk.name(),
                 number: disk.number(),
-                size: images[disk.image].size,
+                size: match (&disk.unlocks, &images[disk.image].payload) {
+                    (Some(_), Some(payload)) => payload.image.size,
+                    _ => images[disk.image].size,
+                },
                 diskseq: Some(disk.sequence),
                 serial: match &disk.serial {
                     _ if disk.mute => Serial::Unreadable(Errno::EIO.desc().to_owned()),
@@ -216,11 +312,20 @@ impl Kernel {
                     None => Serial::Absent,
                 },
                 partitions: Vec::new(),
-                mapping: None,
+                mapping: disk.unlocks.as_ref().map(|unlocks| Mapping {
+                    name: unlocks.name.clone(),
+                    uuid: format!("CRYPT-LUKS2-{}", unlocks.name),
+                    over: self.number_of(unlocks.sequence).into_iter().collect(),
+                }),
             })
             .collect();
         shown.sort_by(|a, b| a.name.cmp(&b.name));
         shown
+    }
+
+    /// The number of a disk that is there.
+    fn number_of(&self, sequence: u64) -> Option<DeviceNumber> {
+        self.disks.iter().find(|disk| disk.sequence == sequence && disk.present).map(Attached::number)
     }
 
     /// What is topmost at a path.
@@ -239,7 +344,7 @@ impl Kernel {
     }
 
     /// mount(2).
-    pub(crate) fn mount(&mut self, images: &[Image], call: &MountCall) -> io::Result<()> {
+    pub(crate) fn mount(&mut self, images: &mut [Image], call: &MountCall) -> io::Result<()> {
         let MountCall { source, target, fs_type, flags, .. } = call;
         if flags.contains(MountFlags::MS_REMOUNT) {
             let entry = self.table.iter_mut().rev().find(|entry| entry.target == *target);
@@ -264,7 +369,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn file_system(&mut self, images: &[Image], node: &Path, fs: &str, flags: MountFlags) -> io::Result<What> {
+    fn file_system(&mut self, images: &mut [Image], node: &Path, fs: &str, flags: MountFlags) -> io::Result<What> {
         let disk = self.disk_at(node).ok_or(Errno::ENOENT)?;
         let read_only = flags.contains(MountFlags::MS_RDONLY);
         if let Some(mounted) = self.supers.iter().find(|mounted| mounted.sequence == disk.sequence) {
@@ -277,7 +382,7 @@ impl Kernel {
         if disk.read_only && !read_only {
             return Err(Errno::EACCES.into());
         }
-        let image = &images[disk.image];
+        let image = self.content(images, disk).ok_or(Errno::EIO)?;
         let found = image.file_systems().into_iter().find(|made| made.fs.as_str() == fs);
         let made = found.filter(|made| made.complete && made.bytes <= image.size).ok_or(Errno::EINVAL)?;
         let (sequence, files) = (disk.sequence, image.files(&made.uuid));
@@ -297,6 +402,7 @@ impl Kernel {
         self.table.remove(at);
         if !self.table.iter().any(|entry| entry.what == what) {
             self.supers.retain(|mounted| what != What::FileSystem(mounted.id));
+            self.end_mappings();
         }
         Ok(())
     }
@@ -305,8 +411,8 @@ impl Kernel {
     pub(crate) fn sync(&self, images: &mut [Image], what: What) {
         let Some(mounted) = self.supers.iter().find(|mounted| what == What::FileSystem(mounted.id)) else { return };
         let disk = self.disks.iter().find(|disk| disk.sequence == mounted.sequence);
-        if let Some(disk) = disk.filter(|disk| disk.present && !mounted.read_only) {
-            images[disk.image].write_files(&mounted.made.uuid, &mounted.files);
+        if let Some(image) = disk.and_then(|disk| self.content(images, disk)).filter(|_| !mounted.read_only) {
+            image.write_files(&mounted.made.uuid, &mounted.files);
         }
     }
 

@@ -1,10 +1,16 @@
 //! The simulated programs: what they do to disks, step by step, so that they can be cut off in between.
 
-use std::{path::PathBuf, sync::Arc};
+mod cryptsetup;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
-    Format, Shared,
-    image::{Files, Made},
+    Format, Formatted, Shared, State,
+    image::{Files, Image, Made},
+    kernel::Kernel,
 };
 use crate::{
     node::{
@@ -20,13 +26,21 @@ pub(super) struct Program {
     pub(super) machine: usize,
     pub(super) life: Arc<Life>,
     pub(super) pace: Arc<Pace>,
+    /// Its standard input.
+    pub(super) key: Option<Vec<u8>>,
 }
 
 /// A disk that a program has for itself.
 struct Claim<'a> {
     program: &'a Program,
     sequence: u64,
-    image: usize,
+}
+
+impl Claim<'_> {
+    fn content<'b>(&self, kernel: &Kernel, images: &'b mut [Image]) -> Option<&'b mut Image> {
+        let disk = kernel.disks.iter().find(|disk| disk.sequence == self.sequence)?;
+        kernel.content(images, disk)
+    }
 }
 
 impl Drop for Claim<'_> {
@@ -58,7 +72,8 @@ impl Program {
             Tool::MkfsBtrfs => self.mkfs(last, FsType::Btrfs, uuid_in(arguments)).await,
             Tool::E2fsck => self.e2fsck(last).await,
             Tool::Resize2fs | Tool::XfsGrowfs | Tool::Btrfs => self.grow(tool, last).await,
-            Tool::Cryptsetup => unreachable!("no volume is encrypted"),
+            Tool::Fstrim => Ok(well()),
+            Tool::Cryptsetup => self.cryptsetup(arguments).await,
         };
         ended.ok()
     }
@@ -74,13 +89,31 @@ impl Program {
         if self.life.is_over_for_programs() { Err(CutOff) } else { Ok(()) }
     }
 
+    /// Takes a disk that something is about to be made on.
+    fn claim(&self, node: &Path, kind: Formatted) -> Option<Claim<'_>> {
+        let state = &mut *self.shared.lock().unwrap();
+        let kernel = &mut state.kernels[self.machine];
+        let sequence = kernel.open(node, true).ok()?;
+        let disk = kernel.disks.iter().find(|disk| disk.sequence == sequence).expect("it is open");
+        let (image, beneath) = (disk.image, disk.unlocks.as_ref().map_or(sequence, |unlocks| unlocks.sequence));
+        let content = kernel.content(&mut state.images, disk);
+        let over_a_whole = content
+            .is_some_and(|image| image.encryption().is_some() || image.file_systems().iter().any(|made| made.complete));
+        state.formatted.push(Format { machine: self.machine, sequence: beneath, image, kind, over_a_whole });
+        Some(Claim { program: self, sequence })
+    }
+
     async fn blkid(&self, node: PathBuf) -> Result<Output, CutOff> {
         self.step().await?;
-        let shared = self.shared.lock().unwrap();
-        let Some(disk) = shared.kernels[self.machine].disk_at(&node) else {
+        let State { kernels, images, .. } = &mut *self.shared.lock().unwrap();
+        let kernel = &kernels[self.machine];
+        let Some(image) = kernel.disk_at(&node).and_then(|disk| kernel.content(images, disk)) else {
             return Ok(ended(2, String::new(), ""));
         };
-        let image = &shared.images[disk.image];
+        if let Some(uuid) = image.encryption() {
+            let text = format!("DEVNAME={}\nUUID={uuid}\nVERSION=2\nTYPE=crypto_LUKS\n", node.display());
+            return Ok(ended(0, text, ""));
+        }
         // It knows the magic of a mkfs.btrfs that is not done for none.
         let mut found = image.file_systems();
         found.retain(|made| made.fs != FsType::Btrfs || made.complete);
@@ -111,24 +144,16 @@ impl Program {
             return Ok(well());
         };
         self.step().await?;
-        let claim = {
-            let mut shared = self.shared.lock().unwrap();
-            let Ok(sequence) = shared.kernels[self.machine].open(&node, true) else {
-                return Ok(ended(1, String::new(), "is in use"));
-            };
-            let image = shared.kernels[self.machine].disk_of_sequence(sequence).expect("it is open").image;
-            let held = shared.images[image].file_systems();
-            shared.formatted.push(Format { machine: self.machine, sequence, image, held });
-            Claim { program: self, sequence, image }
+        let Some(claim) = self.claim(&node, Formatted::FileSystem) else {
+            return Ok(ended(1, String::new(), "is in use"));
         };
         let mut made = Made { fs, uuid, bytes: 0, complete: false };
         for stage in 0..6 {
             self.step().await?;
-            let mut shared = self.shared.lock().unwrap();
-            if shared.kernels[self.machine].disk_of(claim.image).is_none_or(|disk| disk.sequence != claim.sequence) {
+            let State { kernels, images, .. } = &mut *self.shared.lock().unwrap();
+            let Some(image) = claim.content(&kernels[self.machine], images) else {
                 return Ok(ended(1, String::new(), "input/output error"));
-            }
-            let image = &mut shared.images[claim.image];
+            };
             match stage {
                 // These two look for themselves.
                 0 if fs != FsType::Ext4 && image.file_systems().iter().any(|made| made.complete) => {
@@ -150,17 +175,11 @@ impl Program {
 
     async fn e2fsck(&self, node: PathBuf) -> Result<Output, CutOff> {
         self.step().await?;
-        let claim = {
-            let mut shared = self.shared.lock().unwrap();
-            let Ok(sequence) = shared.kernels[self.machine].open(&node, true) else {
-                return Ok(ended(8, String::new(), "is in use"));
-            };
-            let image = shared.kernels[self.machine].disk_of_sequence(sequence).expect("it is open").image;
-            Claim { program: self, sequence, image }
-        };
-        self.step().await?;
-        let found = self.shared.lock().unwrap().images[claim.image].file_systems();
-        let whole = found.iter().any(|made| made.fs == FsType::Ext4);
+        let State { kernels, images, .. } = &mut *self.shared.lock().unwrap();
+        let kernel = &kernels[self.machine];
+        let found =
+            kernel.disk_at(&node).and_then(|disk| kernel.content(images, disk)).map(|image| image.file_systems());
+        let whole = found.is_some_and(|found| found.iter().any(|made| made.fs == FsType::Ext4));
         Ok(if whole { well() } else { ended(8, String::new(), "bad magic number in super-block") })
     }
 
@@ -174,21 +193,22 @@ impl Program {
         let failed = |why: &str| Ok(ended(1, String::new(), why));
         let sequence = kernel.disk_at(&last).map(|disk| disk.sequence);
         let entry = match tool {
-            Tool::Resize2fs => kernel.table.iter().find(|entry| {
-                kernel.behind(entry.what).is_some_and(|disk| disk.present && Some(disk.sequence) == sequence)
-            }),
+            Tool::Resize2fs => kernel
+                .table
+                .iter()
+                .find(|entry| kernel.behind(entry.what).is_some_and(|disk| Some(disk.sequence) == sequence)),
             _ => kernel.top(&last),
         };
         let Some(entry) = entry.cloned() else { return failed("not a mounted file system") };
         if kernel.is_frozen(entry.what) {
             return failed("read-only file system");
         }
-        let Some(disk) = kernel.behind(entry.what).filter(|disk| disk.present) else {
+        let made = kernel.mounted(entry.what).map(|(made, _)| made.clone());
+        let disk = kernel.behind(entry.what);
+        let (Some(image), Some(made)) = (disk.and_then(|disk| kernel.content(&mut shared.images, disk)), made) else {
             return failed("input/output error");
         };
-        let image = &mut shared.images[disk.image];
-        let Some((made, _)) = kernel.mounted(entry.what) else { return failed("not a mounted file system") };
-        let grown = Made { bytes: image.size, ..made.clone() };
+        let grown = Made { bytes: image.size, ..made };
         image.write_superblock(&grown);
         Ok(well())
     }
