@@ -134,6 +134,9 @@ impl Pace {
 /// Whoever is told of programs.
 pub(crate) type Witness = Box<dyn Fn(Tool, &[&str]) + Send + Sync>;
 
+/// Whether a device is another machine's.
+pub(crate) type Elsewhere = Box<dyn Fn(DeviceNumber) -> bool + Send + Sync>;
+
 /// A process that runs on a host.
 pub(crate) struct Process {
     pub(crate) host: Arc<dyn Host>,
@@ -142,6 +145,8 @@ pub(crate) struct Process {
     pub(crate) lie: Option<Lie>,
     /// Told of each program right before it starts.
     pub(crate) witness: Option<Witness>,
+    /// What the host has, but not the machine that it stands for.
+    pub(crate) elsewhere: Option<Elsewhere>,
     /// Where the lying host has not unmounted.
     pub(crate) hidden: Mutex<Vec<PathBuf>>,
 }
@@ -195,7 +200,8 @@ impl Host for Process {
     }
 
     async fn exists(&self, number: DeviceNumber) -> io::Result<bool> {
-        self.call(self.host.exists(number)).await
+        let exists = self.call(self.host.exists(number)).await?;
+        Ok(exists && !self.elsewhere.as_ref().is_some_and(|is_elsewhere| is_elsewhere(number)))
     }
 
     fn arrivals(&self) -> Box<dyn Arrivals> {

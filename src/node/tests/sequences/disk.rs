@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::OFlag;
+use nix::{errno::Errno, fcntl::OFlag};
 
 use super::{
     plan::Kind,
@@ -41,35 +41,52 @@ impl Loop {
         let path = image.to_str().unwrap();
         // Somebody else may take the device that losetup found; then it says so, and looks again.
         let device = (0..50).find_map(|_| try_run("losetup", &["-f", "--show", path]).ok()).unwrap();
-        Self { device: device.trim().into(), image }
+        let disk = Self { device: device.trim().into(), image };
+        // Whoever had the device before may have left it read-only.
+        disk.make_writable();
+        disk
     }
 
-    /// A volume's disk as it is at first.
-    pub(crate) fn first(root: &Path, volume: usize, kind: Kind) -> Self {
+    /// As a disk is that has just been attached.
+    pub(crate) fn make_writable(&self) {
+        if self.is_read_only() {
+            run("blockdev", &["--setrw", self.path()]);
+        }
+    }
+
+    /// A volume's disk, still blank.
+    pub(crate) fn of(root: &Path, volume: usize, kind: Kind) -> Self {
         let size = match kind.fs() {
             // Less is nothing to mkfs.xfs, and nothing that a btrfs can grow to.
             Some(FsType::Xfs | FsType::Btrfs) => 320 * MIB,
             Some(FsType::Ext4) | None => 64 * MIB,
         };
-        let disk = Self::over(root, &format!("volume-{volume}"), size);
+        Self::over(root, &format!("volume-{volume}"), size)
+    }
+
+    /// Puts on the disk what it holds at first.
+    pub(crate) fn fill(&self, mount: &Path, volume: usize, kind: Kind) {
         if let Kind::Filled(fs) | Kind::Wiped(fs) = kind {
-            disk.fill(&root.join("mount"), volume, fs);
+            self.fill_with(mount, volume, fs);
         }
         if matches!(kind, Kind::Wiped(_)) {
-            let device = OpenOptions::new().write(true).open(&disk.device).unwrap();
+            let device = OpenOptions::new().write(true).open(&self.device).unwrap();
             device.write_all_at(&vec![0; 128 * KIB], 0).unwrap();
             device.sync_all().unwrap();
         }
-        disk
     }
 
-    fn fill(&self, mount: &Path, volume: usize, fs: FsType) {
+    fn fill_with(&self, mount: &Path, volume: usize, fs: FsType) {
         run(&format!("mkfs.{fs}"), &["-q", self.path()]);
         fs::create_dir_all(mount).unwrap();
         let flags = nix::mount::MsFlags::empty();
         nix::mount::mount(Some(&self.device), mount, Some(fs.as_str()), flags, None::<&str>).unwrap();
         fs::write(mount.join("first"), text(volume, "first")).unwrap();
-        nix::mount::umount(mount).unwrap();
+        // A process that is being started for another sequence has all open files for a moment.
+        while let Err(cause) = nix::mount::umount(mount) {
+            assert_eq!(cause, Errno::EBUSY);
+            std::thread::yield_now();
+        }
     }
 
     fn path(&self) -> &str {
@@ -133,6 +150,7 @@ impl Loop {
 
     /// Gives the device back.
     pub(crate) fn end(&self) {
+        self.make_writable();
         try_run("losetup", &["-d", self.path()]).ok();
     }
 }

@@ -132,6 +132,7 @@ impl InMemory {
             pace: Some(Arc::clone(&inner.pace)),
             lie: inner.lie,
             witness: None,
+            elsewhere: None,
             hidden: Mutex::default(),
         };
         let patience =

@@ -5,32 +5,37 @@
 //! is torn away goes on working where it is mounted, and comes to no other node until it is mounted nowhere; a program
 //! outlives every death of its driver, and no machine starts anew.
 
+mod tree;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, MetadataExt, symlink},
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use nix::unistd::syncfs;
+use nix::{
+    sys::stat::{major, minor},
+    unistd::syncfs,
+};
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 
 use super::{
     disk::Loop,
-    plan::{Change, Kind, Link, Meanwhile, NODES, Plan},
+    plan::{Change, Kind, Meanwhile, NODES, Plan},
     raw,
-    world::{Contents, Format, Holds, Leads, Seen, Shown, World, serial},
+    world::{Contents, Format, Holds, Leads, Seen, Shown, World},
 };
 use crate::{
     cloud::vultr::PROFILE,
     error::Error,
     node::{
         Linux, Node, Paths, Patience,
-        host::{Errno, Tool, errno},
+        host::{DeviceNumber, Errno, Tool, errno},
         mountinfo::{self, Mount},
         tests::process::{Death, Life, Process},
     },
@@ -90,12 +95,13 @@ impl Real {
                 fs::create_dir_all(root.path().join(format!("node-{node}")).join(directory)).unwrap();
             }
         }
-        let mut state = State::default();
+        let world = Self(Arc::new(Inner { state: Mutex::default(), kinds: plan.volumes.clone(), root }));
         for (volume, kind) in plan.volumes.iter().enumerate() {
-            state.disks.push(Loop::first(root.path(), volume, *kind));
-            state.mute.push(false);
+            let (disk, root) = (Loop::of(world.0.root.path(), volume, *kind), world.0.root.path());
+            world.state().disks.push(disk.clone());
+            world.state().mute.push(false);
+            disk.fill(&root.join("mount"), volume, *kind);
         }
-        let world = Self(Arc::new(Inner { state: Mutex::new(state), kinds: plan.volumes.clone(), root }));
         for node in 0..NODES {
             let running = world.start(node);
             world.state().running.push(running);
@@ -117,6 +123,7 @@ impl Real {
             kubelet_dir: None,
         };
         let (life, world) = (Life::new(), Arc::downgrade(&self.0));
+        let of = world.clone();
         let process = Process {
             host: Arc::new(Linux::new(paths).unwrap()),
             life: Arc::clone(&life),
@@ -127,6 +134,9 @@ impl Real {
                 if let Some(world) = world.upgrade().filter(|_| makes && !arguments.contains(&"-N")) {
                     Self(world).mkfs_begins(node, arguments.last().expect("a device"));
                 }
+            })),
+            elsewhere: Some(Box::new(move |number| {
+                of.upgrade().is_some_and(|world| Self(world).is_elsewhere(node, number))
             })),
             hidden: Mutex::default(),
         };
@@ -147,6 +157,14 @@ impl Real {
         state.formatted.push(format);
     }
 
+    /// Whether a device is one of this world that does not show on this node.
+    fn is_elsewhere(&self, node: usize, number: DeviceNumber) -> bool {
+        let state = self.state();
+        let is = |disk: &&Loop| (major(disk.number()), minor(disk.number())) == (number.major, number.minor);
+        let disk = state.disks.iter().chain(state.twins.values()).find(is);
+        disk.is_some_and(|disk| state.attached.get(&disk.name()).is_none_or(|attached| attached.node != node))
+    }
+
     /// The lines of the mount table below this world's directory.
     fn table(&self, node: usize) -> Vec<Mount> {
         let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -157,100 +175,6 @@ impl Real {
 
     fn is_mounted(&self, node: usize, disk: &Loop) -> bool {
         self.table(node).iter().any(|mount| disk.is_behind(mount))
-    }
-
-    /// Shows a disk on a node.
-    fn show(&self, state: &mut State, node: usize, disk: &Loop, volume: usize) {
-        state.sequence += 1;
-        let new = self.root(node).join("new");
-        fs::create_dir(&new).unwrap();
-        for file in ["dev", "size"] {
-            symlink(disk.sysfs().join(file), new.join(file)).unwrap();
-        }
-        fs::write(new.join("diskseq"), state.sequence.to_string()).unwrap();
-        fs::write(new.join("serial"), serial(volume)).unwrap();
-        fs::rename(new, self.shown_at(node, disk)).unwrap();
-        state.attached.insert(disk.name(), Attached { node, sequence: state.sequence });
-        if !state.stuck[node] {
-            self.link(node, volume, Some(&disk.device));
-        }
-    }
-
-    fn hide(&self, state: &mut State, disk: &Loop, volume: usize) {
-        let Some(Attached { node, .. }) = state.attached.remove(&disk.name()) else { return };
-        let old = self.root(node).join("old");
-        fs::rename(self.shown_at(node, disk), &old).unwrap();
-        fs::remove_dir_all(old).unwrap();
-        let link = self.link_of(node, volume);
-        if !state.stuck[node] && fs::read_link(&link).is_ok_and(|to| to == disk.device) {
-            fs::remove_file(link).unwrap();
-        }
-    }
-
-    fn shown_at(&self, node: usize, disk: &Loop) -> PathBuf {
-        self.root(node).join("sys/class/block").join(disk.name())
-    }
-
-    fn link_of(&self, node: usize, volume: usize) -> PathBuf {
-        self.root(node).join(format!("by-id/virtio-{}", serial(volume)))
-    }
-
-    fn link(&self, node: usize, volume: usize, to: Option<&Path>) {
-        let link = self.link_of(node, volume);
-        fs::remove_file(&link).ok();
-        if let Some(to) = to {
-            symlink(to, link).unwrap();
-        }
-    }
-
-    fn relink(&self, state: &mut State, node: usize, volume: usize, link: Link) {
-        let own = &state.disks[volume];
-        match link {
-            Link::Right => {
-                state.stuck[node] = false;
-                let here = state.attached.get(&own.name()).is_some_and(|attached| attached.node == node);
-                self.link(node, volume, here.then_some(&own.device));
-            }
-            Link::Missing => self.link(node, volume, None),
-            Link::Dangling => self.link(node, volume, Some(Path::new("/dev/none"))),
-            Link::Wrong => {
-                let other = &state.disks[(volume + 1) % state.disks.len()];
-                self.link(node, volume, Some(&other.device));
-            }
-            Link::Stuck => state.stuck[node] = true,
-        }
-    }
-
-    fn mute(&self, state: &mut State, volume: usize, mute: bool) {
-        let Some(Attached { node, .. }) = state.attached.get(&state.disks[volume].name()).copied() else { return };
-        if std::mem::replace(&mut state.mute[volume], mute) == mute {
-            return;
-        }
-        let file = self.shown_at(node, &state.disks[volume]).join("serial");
-        if mute {
-            fs::remove_file(&file).unwrap();
-            // Reading a directory fails, for root too.
-            fs::create_dir(file).unwrap();
-        } else {
-            fs::remove_dir(&file).unwrap();
-            fs::write(file, serial(volume)).unwrap();
-        }
-    }
-
-    fn twin(&self, state: &mut State, volume: usize, there: bool) {
-        let here = state.attached.get(&state.disks[volume].name()).copied();
-        let known = state.twins.get(&volume).cloned();
-        match (known, here.filter(|_| there)) {
-            (Some(twin), None) => self.hide(state, &twin, volume),
-            (known, Some(Attached { node, .. })) => {
-                let twin = known.unwrap_or_else(|| Loop::over(self.0.root.path(), &format!("twin-{volume}"), 64 * MIB));
-                if !state.attached.contains_key(&twin.name()) {
-                    self.show(state, node, &twin, volume);
-                }
-                state.twins.insert(volume, twin);
-            }
-            (None, None) => {}
-        }
     }
 }
 

@@ -1,19 +1,16 @@
 //! A simulated kernel: its disks with names and numbers that it gives again, its links, and its mount table.
 
+mod mapper;
+mod mounts;
+
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
 use super::image::{Files, Image, Made};
-use crate::{
-    node::{
-        host::{DeviceNumber, Disk, Errno, Mapping, MountCall, MountFlags, Serial},
-        mountinfo::Mount,
-    },
-    volume::FsType,
-};
+use crate::node::host::{DeviceNumber, Disk, Errno, Mapping, MountFlags, Serial};
 
 /// What virtio-blk has for major number here, and how far apart its disks' minor numbers are.
 const MAJOR: u64 = 252;
@@ -220,78 +217,6 @@ impl Kernel {
         self.end_mappings();
     }
 
-    /// Whether a disk takes reads and writes: a mapping does as long as its disk is there.
-    pub(crate) fn is_alive(&self, disk: &Attached) -> bool {
-        let beneath = |unlocks: &Unlocks| self.disks.iter().find(|disk| disk.sequence == unlocks.sequence);
-        disk.present && disk.unlocks.as_ref().is_none_or(|unlocks| beneath(unlocks).is_some_and(|disk| disk.present))
-    }
-
-    /// What a disk holds, if it takes reads and writes.
-    pub(crate) fn content<'a>(&self, images: &'a mut [Image], disk: &Attached) -> Option<&'a mut Image> {
-        let image = self.is_alive(disk).then(|| &mut images[disk.image])?;
-        match disk.unlocks {
-            None => Some(image),
-            Some(_) => image.payload.as_mut().map(|payload| &mut payload.image),
-        }
-    }
-
-    /// The mapping of a name.
-    pub(crate) fn mapping(&self, name: &str) -> Option<&Attached> {
-        let is = |disk: &&Attached| disk.unlocks.as_ref().is_some_and(|unlocks| unlocks.name == name);
-        self.disks.iter().find(|disk| disk.present && is(disk))
-    }
-
-    /// Unlocks a disk.
-    pub(crate) fn map(&mut self, name: &str, node: &Path, sequence: u64) -> io::Result<()> {
-        let beneath = self.open(node, true)?;
-        let image = self.disk_of_sequence(beneath).expect("it is open").image;
-        let taken: Vec<u64> =
-            self.disks.iter().filter(|disk| disk.unlocks.is_some() && disk.present).map(|disk| disk.minor).collect();
-        let unlocks = Unlocks { name: name.to_owned(), sequence: beneath, going: false };
-        self.disks.push(Attached {
-            image,
-            serial: None,
-            sequence,
-            present: true,
-            mute: false,
-            read_only: false,
-            unlocks: Some(unlocks),
-            minor: (0..26).find(|minor| !taken.contains(minor)).expect("there are more numbers than mappings"),
-            opens: 0,
-            claims: 0,
-        });
-        Ok(())
-    }
-
-    /// Locks a disk again, at once or as soon as nothing uses it.
-    pub(crate) fn unmap(&mut self, name: &str, later: bool) -> io::Result<()> {
-        let sequence = self.mapping(name).ok_or(Errno::ENXIO)?.sequence;
-        if !later && self.is_used(sequence) {
-            return Err(Errno::EBUSY.into());
-        }
-        let mapping = self.disk_of_sequence(sequence).expect("it is there");
-        mapping.unlocks.as_mut().expect("it is a mapping").going = true;
-        self.end_mappings();
-        Ok(())
-    }
-
-    fn is_used(&self, sequence: u64) -> bool {
-        self.disks.iter().any(|disk| disk.sequence == sequence && disk.opens > 0)
-            || self.supers.iter().any(|mounted| mounted.sequence == sequence)
-    }
-
-    fn end_mappings(&mut self) {
-        let is_over = |disk: &Attached| {
-            let unlocks = disk.unlocks.as_ref().filter(|unlocks| disk.present && unlocks.going)?;
-            (!self.is_used(disk.sequence)).then_some((disk.sequence, unlocks.sequence))
-        };
-        let over: Vec<(u64, u64)> = self.disks.iter().filter_map(is_over).collect();
-        for (mapping, beneath) in over {
-            self.disk_of_sequence(mapping).expect("it is there").present = false;
-            self.close(beneath, true);
-        }
-    }
-
     /// The disks, as sysfs shows them.
     pub(crate) fn shown(&self, images: &[Image]) -> Vec<Disk> {
         let mut shown: Vec<Disk> = self
@@ -326,146 +251,5 @@ impl Kernel {
     /// The number of a disk that is there.
     fn number_of(&self, sequence: u64) -> Option<DeviceNumber> {
         self.disks.iter().find(|disk| disk.sequence == sequence && disk.present).map(Attached::number)
-    }
-
-    /// What is topmost at a path.
-    pub(crate) fn top(&self, path: &Path) -> Option<&Entry> {
-        self.table.iter().rev().find(|entry| entry.target == path)
-    }
-
-    /// The disk behind a mount; also one that is gone, as long as the kernel still knows it.
-    pub(crate) fn behind(&self, what: What) -> Option<&Attached> {
-        let sequence = match what {
-            What::FileSystem(id) => self.supers.iter().find(|mounted| mounted.id == id)?.sequence,
-            What::Node(sequence) => sequence,
-            What::Root => return None,
-        };
-        self.disks.iter().find(|disk| disk.sequence == sequence)
-    }
-
-    /// mount(2).
-    pub(crate) fn mount(&mut self, images: &mut [Image], call: &MountCall) -> io::Result<()> {
-        let MountCall { source, target, fs_type, flags, .. } = call;
-        if flags.contains(MountFlags::MS_REMOUNT) {
-            let entry = self.table.iter_mut().rev().find(|entry| entry.target == *target);
-            entry.ok_or(Errno::EINVAL)?.flags = *flags & !(MountFlags::MS_REMOUNT | MountFlags::MS_BIND);
-            return Ok(());
-        }
-        let source = source.as_deref().ok_or(Errno::EINVAL)?;
-        let is_directory = fs::symlink_metadata(target)?.is_dir();
-        let (what, flags) = match fs_type {
-            Some(_) if !is_directory => return Err(Errno::ENOTDIR.into()),
-            Some(fs) => (self.file_system(images, source, fs, *flags)?, *flags),
-            None => match (self.disk_at(source), self.top(source)) {
-                (Some(_), _) if is_directory => return Err(Errno::ENOTDIR.into()),
-                (Some(disk), _) => (What::Node(disk.sequence), MountFlags::empty()),
-                // A clone of a mount has its flags.
-                (None, Some(entry)) => (entry.what, entry.flags),
-                (None, None) if source.exists() => (What::Root, MountFlags::empty()),
-                (None, None) => return Err(Errno::ENOENT.into()),
-            },
-        };
-        self.table.push(Entry { target: target.clone(), what, flags });
-        Ok(())
-    }
-
-    fn file_system(&mut self, images: &mut [Image], node: &Path, fs: &str, flags: MountFlags) -> io::Result<What> {
-        let disk = self.disk_at(node).ok_or(Errno::ENOENT)?;
-        let read_only = flags.contains(MountFlags::MS_RDONLY);
-        if let Some(mounted) = self.supers.iter().find(|mounted| mounted.sequence == disk.sequence) {
-            let same = mounted.made.fs.as_str() == fs && mounted.read_only == read_only;
-            return if same { Ok(What::FileSystem(mounted.id)) } else { Err(Errno::EBUSY.into()) };
-        }
-        if disk.claims > 0 {
-            return Err(Errno::EBUSY.into());
-        }
-        if disk.read_only && !read_only {
-            return Err(Errno::EACCES.into());
-        }
-        let image = self.content(images, disk).ok_or(Errno::EIO)?;
-        let found = image.file_systems().into_iter().find(|made| made.fs.as_str() == fs);
-        let made = found.filter(|made| made.complete && made.bytes <= image.size).ok_or(Errno::EINVAL)?;
-        let (sequence, files) = (disk.sequence, image.files(&made.uuid));
-        self.mounted += 1;
-        let id = self.mounted;
-        self.supers.push(Super { id, sequence, made, read_only, files });
-        Ok(What::FileSystem(id))
-    }
-
-    /// umount2(2), after syncfs(2) as the driver does it.
-    pub(crate) fn unmount(&mut self, images: &mut [Image], target: &Path) -> io::Result<()> {
-        let at = self.table.iter().rposition(|entry| entry.target == target).ok_or(Errno::EINVAL)?;
-        let what = self.table[at].what;
-        if !self.forgets {
-            self.sync(images, what);
-        }
-        self.table.remove(at);
-        if !self.table.iter().any(|entry| entry.what == what) {
-            self.supers.retain(|mounted| what != What::FileSystem(mounted.id));
-            self.end_mappings();
-        }
-        Ok(())
-    }
-
-    /// Brings what a file system holds to its disk, if that is still there.
-    pub(crate) fn sync(&self, images: &mut [Image], what: What) {
-        let Some(mounted) = self.supers.iter().find(|mounted| what == What::FileSystem(mounted.id)) else { return };
-        let disk = self.disks.iter().find(|disk| disk.sequence == mounted.sequence);
-        if let Some(image) = disk.and_then(|disk| self.content(images, disk)).filter(|_| !mounted.read_only) {
-            image.write_files(&mounted.made.uuid, &mounted.files);
-        }
-    }
-
-    /// The file system that is mounted, and its files.
-    pub(crate) fn mounted(&mut self, what: What) -> Option<(&Made, &mut Files)> {
-        let mounted = self.supers.iter_mut().find(|mounted| what == What::FileSystem(mounted.id))?;
-        Some((&mounted.made, &mut mounted.files))
-    }
-
-    /// Whether the file system was mounted read-only, through whichever mount.
-    pub(crate) fn is_frozen(&self, what: What) -> bool {
-        self.supers.iter().any(|mounted| what == What::FileSystem(mounted.id) && mounted.read_only)
-    }
-
-    /// The mount table, as the driver's host has it.
-    pub(crate) fn mounts(&self) -> Vec<Mount> {
-        self.table.iter().map(|entry| self.line(entry)).collect()
-    }
-
-    fn line(&self, entry: &Entry) -> Mount {
-        let mode = |read_only| if read_only { "ro" } else { "rw" }.to_owned();
-        let disk = self.behind(entry.what);
-        let mut mount = Mount {
-            device: disk.map_or(DeviceNumber { major: 0, minor: 1 }, Attached::number),
-            root: "/".into(),
-            target: entry.target.clone(),
-            options: vec![mode(entry.flags.contains(MountFlags::MS_RDONLY)), "relatime".to_owned()],
-            fs_type: "overlay".to_owned(),
-            source: "overlay".to_owned(),
-            super_options: vec![mode(self.is_frozen(entry.what))],
-            is_node: false,
-        };
-        match entry.what {
-            What::FileSystem(id) => {
-                let mounted = self.supers.iter().find(|mounted| mounted.id == id).expect("it is mounted");
-                let disk = disk.expect("a mounted disk is known");
-                mounted.made.fs.as_str().clone_into(&mut mount.fs_type);
-                mount.source = self.dev_dir.join(disk.name()).display().to_string();
-                if mounted.made.fs == FsType::Btrfs && !disk.present {
-                    // Its own number is none of a disk, and the node that its source names is not there any more.
-                    mount.device = DeviceNumber { major: 0, minor: 40 + id };
-                }
-            }
-            What::Node(_) => {
-                "devtmpfs".clone_into(&mut mount.fs_type);
-                "devtmpfs".clone_into(&mut mount.source);
-                let disk = disk.expect("a bound disk is known");
-                let deleted = if disk.present { "" } else { "//deleted" };
-                mount.root = format!("/{}{deleted}", disk.name()).into();
-                mount.is_node = true;
-            }
-            What::Root => {}
-        }
-        mount
     }
 }
