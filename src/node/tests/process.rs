@@ -250,6 +250,10 @@ impl Host for Process {
         self.call(self.host.usage(path)).await
     }
 
+    async fn try_write(&self, path: &Path) -> io::Result<()> {
+        self.call(self.host.try_write(path)).await
+    }
+
     async fn fs_errors(&self, fs: FsType, disk: &str) -> Option<String> {
         self.call(self.host.fs_errors(fs, disk)).await
     }

@@ -30,8 +30,8 @@ use crate::{
     node::{
         Key,
         host::{
-            Arrivals, Boot, Counts, DeviceNumber, Disk, Errno, Found, Host, MountCall, Open, OpenDisk, Output, Paths,
-            Tool,
+            Arrivals, Boot, Counts, DeviceNumber, Disk, Errno, Found, Host, MountCall, MountFlags, Open, OpenDisk,
+            Output, Paths, Tool,
         },
         lock::Lock,
         mountinfo::Mount,
@@ -215,6 +215,19 @@ impl Host for SimulatedHost {
             let total = kernel.mounted(what).ok_or(Errno::EINVAL)?.0.bytes;
             let counts = Counts { total, used: 0, available: total };
             Ok((counts, counts))
+        })
+    }
+
+    async fn try_write(&self, path: &Path) -> io::Result<()> {
+        self.with(|kernel, _| {
+            let entry = kernel.top(path).ok_or(Errno::ENOENT)?;
+            match kernel.behind(entry.what).is_some_and(|disk| kernel.is_alive(disk)) {
+                false => Err(Errno::EIO.into()),
+                true if kernel.is_frozen(entry.what) || entry.flags.contains(MountFlags::MS_RDONLY) => {
+                    Err(Errno::EROFS.into())
+                }
+                true => Ok(()),
+            }
         })
     }
 

@@ -81,6 +81,7 @@ impl Model {
             shown: world.shown(volume, node),
             holds: world.holds(volume),
             is_recorded: world.is_recorded(node, volume),
+            is_staged: world.is_staged(node, volume),
             staging: at(Place::Staging),
             targets,
         };
@@ -262,6 +263,8 @@ struct State<'a> {
     holds: Holds,
     /// A mkfs is not known to have ended.
     is_recorded: bool,
+    /// The node's driver knows that it staged the volume.
+    is_staged: bool,
     staging: Option<&'a Seen>,
     targets: Vec<(usize, &'a Seen)>,
 }
@@ -296,9 +299,8 @@ impl State<'_> {
             return Refusal;
         }
         match self.staging {
-            // It is encrypted whole, or not, and nobody saw that end.
             _ if kind == Kind::EncryptedRaw
-                && (self.holds == Holds::Something || self.is_recorded)
+                && self.holds == Holds::Something
                 && !self.volume.may_be_finished(self.shown, self.node) =>
             {
                 Either
@@ -338,6 +340,9 @@ impl State<'_> {
             return Refusal;
         }
         if self.volume.kind.is_encrypted() && self.shown.unlocked != Some(true) {
+            return Refusal;
+        }
+        if self.volume.kind.is_raw() && !self.is_staged {
             return Refusal;
         }
         if self.volume.kind.is_raw() {

@@ -136,6 +136,11 @@ pub(crate) trait World {
         self.root(node).join(format!("state/{}.formatting.json", id(volume))).exists()
     }
 
+    /// Whether a volume is recorded on a node as staged.
+    fn is_staged(&self, node: usize, volume: usize) -> bool {
+        self.root(node).join(format!("state/{}.staged.json", id(volume))).exists()
+    }
+
     /// A volume's place on a node.
     fn path(&self, node: usize, volume: usize, place: Place) -> PathBuf {
         self.root(node).join(match place {
