@@ -4,12 +4,14 @@
 //! volume's lock, also against programs that an earlier run of the driver left working. The rooms:
 //!
 //! - `stage`, `publish`, `expand`, `trim`, `stats`, `health`: the operations, each with its states in the header;
-//! - `device`: proof of identity; `blank`: proof of blankness; `format` and `filesystem`: what a disk holds, and
-//!   making it; `luks` and `key`: encrypted disks; `mount`, `mountinfo`, `options`: the mount table and changing it;
+//! - `device`: proof of identity; `blank`: proof of blankness; `format`, `filesystem` and `mkfs`: what a disk
+//!   holds, and making it; `encrypt`, `luks` and `key`: encrypted disks; `mount`, `unmount`, `mountinfo`, `options`: the mount table and
+//!   changing it; `owner` and `place`: whose disk is where, and where that is;
 //! - `record` and `lock`: what outlives the process; `host`: the seam to the machine.
 
 mod blank;
 mod device;
+mod encrypt;
 mod expand;
 mod filesystem;
 mod format;
@@ -18,14 +20,18 @@ pub mod host;
 mod key;
 pub mod lock;
 mod luks;
+mod mkfs;
 mod mount;
 pub mod mountinfo;
 mod options;
+mod owner;
+mod place;
 mod publish;
 mod record;
 mod stage;
 mod stats;
 mod trim;
+mod unmount;
 
 use std::{
     collections::HashSet,

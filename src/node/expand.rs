@@ -20,8 +20,8 @@ use super::{
     host::{Disk, Serial},
     lock::Lock,
     luks,
-    mount::Owner,
     mountinfo::{self, Mount},
+    owner::Owner,
 };
 use crate::{
     error::Error,

@@ -16,9 +16,7 @@
 //!           forget the record ────────────────────────────────► use it
 //! ```
 //!
-//! An encrypted disk takes the same way twice: luksFormat in place of mkfs, and then, on the same record and what was
-//! unlocked, mkfs. What is in it can't be proven blank by reading, since noise is what zeroes decrypt to; so only the
-//! record, which is made before luksFormat and kept until mkfs has ended, allows a mkfs there.
+//! An encrypted disk takes the same way twice: `encrypt`.
 
 use tracing::{info, warn};
 
@@ -27,9 +25,8 @@ use super::{
     device::Device,
     filesystem::{self, Content},
     host::Open,
-    key::Key,
     lock::Lock,
-    luks,
+    mkfs,
     record::{Formatting, Luks},
 };
 use crate::{
@@ -107,60 +104,8 @@ impl Core {
         }
     }
 
-    /// The unlocked disk, which is made an encrypted one if it is blank and may be formatted. With `raw` there will be no
-    /// file system in it.
-    pub(super) async fn unlocked(
-        &self,
-        device: &Device,
-        wanted: Wanted<'_>,
-        key: &Key,
-        raw: bool,
-        lock: &Lock,
-    ) -> Result<Device, Error> {
-        if !self.host.has_device_mapper().await {
-            return Err(Error::Precondition(format!(
-                "volume {} is encrypted, but this node's kernel has no device-mapper; load its modules dm_mod and \
-                 dm_crypt",
-                device.volume()
-            )));
-        }
-        self.lock_stale(device, lock).await?;
-        if let Some(open) = device.mapped(&luks::name(device.volume())).await? {
-            return Ok(open);
-        }
-        let host = self.host.as_ref();
-        let record = self.records.load::<Formatting>(device.volume()).await?;
-        let found = filesystem::probe(host, device, lock).await?;
-        match (found, record) {
-            (Content::Luks { uuid }, Some(record)) => match &record.luks {
-                // What raw block volumes hold is the workload's from the start, so of one that may have been away since
-                // the key decides.
-                Some(luks) if luks.uuid == uuid && !luks.complete && (!raw || self.never_left(device, &record)) => {
-                    self.redo_luks(device, record, wanted, key, raw, lock).await?;
-                }
-                Some(luks) if luks.uuid == uuid => {}
-                _ => {
-                    warn!(volume = %device.volume(), uuid, "was encrypted elsewhere since our own mkfs was cut off");
-                    self.records.forget::<Formatting>(device.volume()).await?;
-                }
-            },
-            (Content::Luks { .. }, None) => {}
-            (Content::Nothing, Some(record)) => self.redo_luks(device, record, wanted, key, raw, lock).await?,
-            (Content::Nothing, None) => self.encrypt(device, wanted, key, raw, lock).await?,
-            (found @ (Content::FileSystem { .. } | Content::Other(_)), _) => {
-                let remedy = "its PersistentVolume says that it is encrypted; data is never encrypted in its place";
-                return Err(refused(device, format!("it holds {found}"), remedy));
-            }
-        }
-        let open = self.unlock(device, key, wanted.discard, lock).await?;
-        if raw {
-            self.records.forget::<Formatting>(device.volume()).await?;
-        }
-        Ok(open)
-    }
-
     /// Proves that the disk may be formatted and is blank, and records that.
-    async fn proven_blank(
+    pub(super) async fn proven_blank(
         &self,
         device: &Device,
         wanted: Wanted<'_>,
@@ -197,13 +142,13 @@ impl Core {
     }
 
     /// Whether nothing but our own cut-off mkfs can have written to the disk since it was proven blank.
-    fn never_left(&self, device: &Device, record: &Formatting) -> bool {
+    pub(super) fn never_left(&self, device: &Device, record: &Formatting) -> bool {
         // The kernel gives no diskseq twice: a disk that was away in between has another.
         record.boot_id == self.host.boot().id && record.diskseq.is_some() && record.diskseq == device.diskseq()
     }
 
     /// Whether the record is of this disk. It may have grown since.
-    fn is_of(device: &Device, record: &Formatting) -> bool {
+    pub(super) fn is_of(device: &Device, record: &Formatting) -> bool {
         record.volume == device.volume().as_str()
             && record.serial == device.serial()
             && record.size <= device.disk_size()
@@ -238,64 +183,9 @@ impl Core {
         self.make(device, &record, wanted, lock).await
     }
 
-    async fn redo_luks(
-        &self,
-        device: &Device,
-        record: Formatting,
-        wanted: Wanted<'_>,
-        key: &Key,
-        raw: bool,
-        lock: &Lock,
-    ) -> Result<(), Error> {
-        if record.luks.is_none() || !Self::is_of(device, &record) {
-            return Err(self.may_be_newer(device, &record));
-        }
-        if self.never_left(device, &record) {
-            info!(volume = %device.volume(), device = %device.node_str(), "encrypting the disk was cut off; doing it again");
-            self.wipe(device).await?;
-            return self.make_luks(device, record, key, raw, lock).await;
-        }
-        // What it once was proves nothing any more; unless it still is blank this is refused.
-        info!(volume = %device.volume(), "the disk may have been away since it was to be encrypted");
-        self.encrypt(device, Wanted { blank: true, ..wanted }, key, raw, lock).await
-    }
-
-    async fn encrypt(
-        &self,
-        device: &Device,
-        wanted: Wanted<'_>,
-        key: &Key,
-        raw: bool,
-        lock: &Lock,
-    ) -> Result<(), Error> {
-        let uuid = self.host.new_uuid().map_err(|cause| Error::io("make a UUID for", device.node(), cause))?;
-        let luks = Luks { uuid, complete: false };
-        let record = self.proven_blank(device, wanted, Some(luks), lock).await?;
-        self.make_luks(device, record, key, raw, lock).await
-    }
-
-    async fn make_luks(
-        &self,
-        device: &Device,
-        mut record: Formatting,
-        key: &Key,
-        raw: bool,
-        lock: &Lock,
-    ) -> Result<(), Error> {
-        let Some(luks) = &mut record.luks else { return Err(self.may_be_newer(device, &record)) };
-        luks::format(self.host.as_ref(), device, &luks.uuid, key, lock).await?;
-        if raw {
-            return self.finish(device).await;
-        }
-        // From here on what is in it has to be unlocked to be known.
-        luks.complete = true;
-        sync(device).await?;
-        self.records.save(device.volume(), &record).await
-    }
-
     /// Takes away what a mkfs that was cut off left at the head, which the next one would refuse; of an encrypted disk
     /// that is what noise decrypts to.
-    async fn wipe(&self, device: &Device) -> Result<(), Error> {
+    pub(super) async fn wipe(&self, device: &Device) -> Result<(), Error> {
         device.verify().await?;
         let node = device.node();
         let disk = self.host.open(node, Open::Write).await.map_err(|cause| Error::io("open", node, cause))?;
@@ -317,18 +207,18 @@ impl Core {
     ) -> Result<FsType, Error> {
         let fs = FsType::parse(&record.fs).unwrap_or_default();
         let options = wanted.mkfs_options.arguments(fs);
-        filesystem::make(self.host.as_ref(), device, fs, &record.uuid, options, lock).await?;
+        mkfs::make(self.host.as_ref(), device, fs, &record.uuid, options, lock).await?;
         self.finish(device).await?;
         Ok(fs)
     }
 
     /// What was to be made is whole: once the disk has it, the record has served.
-    async fn finish(&self, device: &Device) -> Result<(), Error> {
+    pub(super) async fn finish(&self, device: &Device) -> Result<(), Error> {
         sync(device).await?;
         self.records.forget::<Formatting>(device.volume()).await
     }
 
-    fn may_be_newer(&self, device: &Device, record: &Formatting) -> Error {
+    pub(super) fn may_be_newer(&self, device: &Device, record: &Formatting) -> Error {
         let found = format!(
             "a mkfs of {} was cut off on a disk of serial {} and {} bytes, and this one may hold something newer",
             record.fs, record.serial, record.size
@@ -345,7 +235,8 @@ impl Core {
     }
 }
 
-async fn sync(device: &Device) -> Result<(), Error> {
+/// Brings everything written to the device to its medium.
+pub(super) async fn sync(device: &Device) -> Result<(), Error> {
     let disk = device.held();
     tokio::task::spawn_blocking(move || disk.sync())
         .await
@@ -353,7 +244,8 @@ async fn sync(device: &Device) -> Result<(), Error> {
         .map_err(|cause| Error::io("sync", device.node(), cause))
 }
 
-fn refused(device: &Device, found: String, remedy: &str) -> Error {
+/// The error of a device that is not touched, for what was found on it.
+pub(super) fn refused(device: &Device, found: String, remedy: &str) -> Error {
     Error::DiskRefused {
         volume: device.volume().to_string(),
         device: device.node().display().to_string(),

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use super::{
     Core,
     host::{DeviceNumber, Serial},
-    mount::{Owner, places_of},
+    mount::places_of,
     mountinfo,
+    owner::Owner,
     record::Staged,
 };
 use crate::{error::Error, volume::VolumeId};

@@ -1,61 +1,26 @@
-//! Mounting and unmounting by the mount table's truth: device numbers, never paths or `stat`.
+//! Mounting by the mount table's truth: device numbers, never paths or `stat`.
 
 use std::{
-    io::{self, ErrorKind},
+    io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use tokio::{
-    fs,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{
     Core,
-    device::{self, Device},
-    expand::not_mounted,
+    device::Device,
     filesystem,
-    host::{DeviceNumber, Disk, Errno, Found, MountCall, MountFlags, Serial, errno},
+    host::{DeviceNumber, Errno, MountCall, MountFlags, errno},
     lock::Lock,
-    luks,
     mountinfo::{self, Mount},
     options::Options,
-    record::Staged,
 };
 use crate::{
     error::Error,
     volume::{FsType, VolumeId},
 };
-
-/// More mounts than this on one path are not of our making.
-const MAX_STACKED: usize = 32;
-
-/// Between two tries to unmount what is in use.
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
-
-/// Directories that we make are the kubelet's alone.
-const DIRECTORY_MODE: u32 = 0o750;
-const FILE_MODE: u32 = 0o660;
-
-/// Whose disk is behind a mount.
-#[derive(Debug)]
-pub(super) enum Owner {
-    /// The volume's; this is the disk itself, also where what unlocks it is mounted.
-    Volume(Disk),
-    /// A disk that the machine has no more.
-    Gone,
-    /// Something else; this.
-    Other(String),
-}
-
-/// What a path has to be to be mounted on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Directory,
-    File,
-}
 
 impl Core {
     /// Mounts the disk's file system. One that is damaged, or says that it is, is checked once: after its journal has
@@ -164,72 +129,6 @@ impl Core {
         self.host.mount(call).await.map_err(|cause| Error::io("remount", target, cause))
     }
 
-    /// Unmounts everything that is mounted at exactly `path`, and removes the directory or file.
-    pub(super) async fn clear(&self, volume: &VolumeId, path: &Path) -> Result<(), Error> {
-        for _ in 0..MAX_STACKED {
-            let mounts = self.host.mounts().await?;
-            let Some(mount) = mountinfo::at(&mounts, path) else { return self.remove(path).await };
-            let gone = match self.owner(volume, mount).await? {
-                Owner::Volume(_) => false,
-                Owner::Gone => true,
-                Owner::Other(other) => {
-                    let path = path.display();
-                    return Err(Error::Precondition(format!(
-                        "{path} is a mount of {other}, not of volume {volume}; it was left alone"
-                    )));
-                }
-            };
-            self.unmount(volume, mount, gone).await?;
-        }
-        Err(Error::Precondition(format!("more than {MAX_STACKED} mounts are stacked at {}", path.display())))
-    }
-
-    async fn unmount(&self, volume: &VolumeId, mount: &Mount, gone: bool) -> Result<(), Error> {
-        let path = &mount.target;
-        let busy_until = Instant::now() + self.patience.busy;
-        let mut unmounting = self.host.unmount(path, false);
-        let lazily = loop {
-            match timeout(self.patience.unmount, &mut unmounting).await {
-                Ok(Ok(())) => break false,
-                Ok(Err(cause)) => match errno(&cause) {
-                    // Somebody else was faster.
-                    Errno::EINVAL | Errno::ENOENT => return Ok(()),
-                    Errno::EIO | Errno::ENXIO | Errno::ENODEV => break true,
-                    Errno::EBUSY if gone => break true,
-                    // A program that looks at all disks, or one that is just being started and still has a copy of what
-                    // its parent has open, is done in a moment.
-                    Errno::EBUSY if Instant::now() < busy_until => {
-                        sleep(BUSY_PAUSE).await;
-                        unmounting = self.host.unmount(path, false);
-                    }
-                    Errno::EBUSY => {
-                        return Err(Error::Precondition(format!(
-                            "volume {volume}: {} is in use, so it was not unmounted; a process of this node has a file \
-                             or its working directory there",
-                            path.display()
-                        )));
-                    }
-                    _ => return Err(Error::io("unmount", path, cause)),
-                },
-                // A disk that is there may just have much to write, and must not be detached before it is done.
-                Err(_) if matches!(self.owner(volume, mount).await?, Owner::Gone) => break true,
-                Err(_) => {
-                    warn!(%volume, path = %path.display(), "the unmount takes long; the disk is there, so waiting");
-                }
-            }
-        };
-        if lazily {
-            warn!(%volume, path = %path.display(), "the disk is dead; unmounting lazily");
-            match self.host.unmount(path, true).await {
-                Ok(()) => {}
-                Err(cause) if errno(&cause) == Errno::EINVAL => {}
-                Err(cause) => return Err(Error::io("unmount", path, cause)),
-            }
-        }
-        info!(%volume, path = %path.display(), "unmounted");
-        Ok(())
-    }
-
     /// Finds out whether the file system takes writes: not every kernel shows in the mount table that an error has frozen it.
     pub(super) async fn takes_writes(&self, volume: &VolumeId, path: &Path) -> Result<(), Error> {
         let problem = match timeout(self.patience.usage, self.host.try_write(path)).await {
@@ -245,139 +144,6 @@ impl Core {
             "volume {volume}: the file system at {} takes no writes ({problem}); see the kernel's log, and stage it again",
             path.display()
         )))
-    }
-
-    async fn remove(&self, path: &Path) -> Result<(), Error> {
-        let removed = match self.look(path).await? {
-            Found::Nothing => return Ok(()),
-            Found::Directory => fs::remove_dir(path).await,
-            Found::File(0) => fs::remove_file(path).await,
-            found => {
-                let (path, found) = (path.display(), in_words(found));
-                return Err(Error::Precondition(format!("{path} is not mounted, but {found}; it was left alone")));
-            }
-        };
-        match removed {
-            Ok(()) => Ok(()),
-            Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(()),
-            Err(cause) if cause.kind() == ErrorKind::DirectoryNotEmpty => Err(Error::Precondition(format!(
-                "nothing is mounted at {}, but the directory has something in it; it was left alone",
-                path.display()
-            ))),
-            Err(cause) => Err(Error::io("remove", path, cause)),
-        }
-    }
-
-    /// Makes `path` what can be mounted on, if it is not yet.
-    pub(super) async fn prepare(&self, path: &Path, kind: Kind) -> Result<(), Error> {
-        let made = match (self.look(path).await?, kind) {
-            (Found::Directory, Kind::Directory) | (Found::File(0), Kind::File) => return Ok(()),
-            (Found::Nothing, Kind::Directory) => make_directory(path).await,
-            (Found::Nothing, Kind::File) => {
-                make_directory(path.parent().unwrap_or(path)).await?;
-                let file = fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path).await;
-                file.map(drop).map_err(|cause| Error::io("make", path, cause))
-            }
-            (found, _) => {
-                let (path, found) = (path.display(), in_words(found));
-                return Err(Error::Precondition(format!("{path} cannot be mounted on: it is {found}")));
-            }
-        };
-        made.inspect(|()| info!(path = %path.display(), "made"))
-    }
-
-    /// What is at `path` itself, following no link there.
-    pub(super) async fn look(&self, path: &Path) -> Result<Found, Error> {
-        self.host.look(path, false).await.map_err(|cause| Error::io("look at", path, cause))
-    }
-
-    /// Whose disk is behind `mount`. A volume without a record was staged by another driver of this cloud: then any of
-    /// the cloud's disks passes, since the path is the kubelet's own for the volume. No other disk is waited for.
-    pub(super) async fn owner(&self, volume: &VolumeId, mount: &Mount) -> Result<Owner, Error> {
-        if mount.is_gone() {
-            return Ok(Owner::Gone);
-        }
-        let record = self.records.load::<Staged>(volume).await?;
-        let number = mount.device;
-        let Some(found) = self.host.disk(number).await? else {
-            // Btrfs shows no number of its disk; the node that it names goes with that, and as long as it is mounted no
-            // other disk gets the name.
-            let lost_btrfs = mount.fs_type == FsType::Btrfs.as_str()
-                && Path::new(&mount.source).starts_with(&self.host.paths().dev_dir)
-                && self.look(Path::new(&mount.source)).await? == Found::Nothing;
-            let is_recorded = record.is_some_and(|record| record.device == number);
-            // Numbers of major 0 are of no disk: tmpfs, overlay, NFS. What the kernel has is not gone, though it may
-            // not be among the disks with a serial.
-            let is_gone = lost_btrfs || is_recorded || (number.major != 0 && !self.exists(number).await?);
-            return Ok(if is_gone { Owner::Gone } else { Owner::Other(format!("{} ({number})", mount.fs_type)) });
-        };
-        let other = || Ok(Owner::Other(format!("disk {} ({number})", found.name)));
-        let disk = match &found.mapping {
-            None if found.number == number => found.clone(),
-            // One of its partitions.
-            None => return other(),
-            Some(mapping) if mapping.name != luks::name(volume) => return other(),
-            Some(mapping) => match mapping.over.as_slice() {
-                [] => return Ok(Owner::Gone),
-                [beneath] => match self.host.disk(*beneath).await? {
-                    Some(disk) => disk,
-                    None if self.exists(*beneath).await? => return other(),
-                    None => return Ok(Owner::Gone),
-                },
-                _ => return other(),
-            },
-        };
-        let is_ours = match (&disk.serial, &record) {
-            (Serial::Text(shown), Some(record)) => device::is_same(shown, &record.serial),
-            (Serial::Text(shown), None) => (self.profile.is_volume_serial)(shown),
-            (Serial::Absent | Serial::Unreadable(_), _) => false,
-        };
-        if is_ours { Ok(Owner::Volume(disk)) } else { other() }
-    }
-
-    /// Whether the kernel has any block device of this number.
-    pub(super) async fn exists(&self, number: DeviceNumber) -> Result<bool, Error> {
-        let exists = self.host.exists(number).await;
-        exists.map_err(|cause| Error::io("look for", format!("block device {number}"), cause))
-    }
-
-    /// A path of the caller's as the mount table has it.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] outside of the kubelet's directory, [`Error::Precondition`] if a link leads there.
-    pub(super) async fn resolve(&self, field: &str, path: &Path) -> Result<PathBuf, Error> {
-        self.host.resolve(path).await.map_err(|cause| match cause.kind() {
-            ErrorKind::PermissionDenied => Error::invalid(field, format!("{}: {cause}", path.display())),
-            _ if errno(&cause) == Errno::ELOOP => Error::Precondition(format!(
-                "{field}: a symbolic link is on the way to {}; none is followed in the kubelet's directory",
-                path.display()
-            )),
-            _ => Error::io("resolve", path, cause),
-        })
-    }
-
-    /// The same of a path where the volume is said to be; one that cannot be is just not where it is.
-    pub(super) async fn resolve_mounted(&self, volume: &VolumeId, path: &Path) -> Result<PathBuf, Error> {
-        match self.resolve("volume_path", path).await {
-            Err(Error::Invalid { .. }) => Err(not_mounted(volume, path)),
-            resolved => resolved,
-        }
-    }
-}
-
-async fn make_directory(path: &Path) -> Result<(), Error> {
-    let made = fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path).await;
-    made.map_err(|cause| Error::io("make", path, cause))
-}
-
-fn in_words(found: Found) -> String {
-    match found {
-        Found::Nothing => "nothing".to_owned(),
-        Found::Directory => "a directory".to_owned(),
-        Found::File(bytes) => format!("a file of {bytes} bytes"),
-        Found::Symlink => "a symbolic link, which is not followed".to_owned(),
-        Found::Block(number) => format!("block device {number}"),
-        Found::Other => "neither file nor directory".to_owned(),
     }
 }
 

@@ -22,9 +22,11 @@ use super::{
     host::{Disk, Serial, Tool},
     lock::Lock,
     luks,
-    mount::{Kind, Owner, agree, places_of, taken, writable},
+    mount::{agree, places_of, taken, writable},
     mountinfo::{self, Mount},
     options::Options,
+    owner::Owner,
+    place::Kind,
     record::Staged,
 };
 use crate::{

@@ -28,9 +28,11 @@ use super::{
     host::{DeviceNumber, Open, Serial},
     lock::Lock,
     luks,
-    mount::{Kind, Owner, agree, places_of, taken},
+    mount::{agree, places_of, taken},
     mountinfo::{self, Mount},
     options::Options,
+    owner::Owner,
+    place::Kind,
     record::{Staged, Trim},
     trim::week_of,
 };

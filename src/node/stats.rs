@@ -16,8 +16,8 @@ use super::{
     expand::not_mounted,
     health::Ailment,
     host::{Counts, Disk, Open, Serial},
-    mount::Owner,
     mountinfo::{self, Mount},
+    owner::Owner,
     record::Staged,
 };
 use crate::{

@@ -1,0 +1,78 @@
+//! Whose disk is behind a mount.
+
+use std::path::Path;
+
+use super::{
+    Core, device,
+    host::{DeviceNumber, Disk, Found, Serial},
+    luks,
+    mountinfo::Mount,
+    record::Staged,
+};
+use crate::{
+    error::Error,
+    volume::{FsType, VolumeId},
+};
+
+/// Whose disk is behind a mount.
+#[derive(Debug)]
+pub(super) enum Owner {
+    /// The volume's; this is the disk itself, also where what unlocks it is mounted.
+    Volume(Disk),
+    /// A disk that the machine has no more.
+    Gone,
+    /// Something else; this.
+    Other(String),
+}
+
+impl Core {
+    /// Whose disk is behind `mount`. A volume without a record was staged by another driver of this cloud: then any of
+    /// the cloud's disks passes, since the path is the kubelet's own for the volume. No other disk is waited for.
+    pub(super) async fn owner(&self, volume: &VolumeId, mount: &Mount) -> Result<Owner, Error> {
+        if mount.is_gone() {
+            return Ok(Owner::Gone);
+        }
+        let record = self.records.load::<Staged>(volume).await?;
+        let number = mount.device;
+        let Some(found) = self.host.disk(number).await? else {
+            // Btrfs shows no number of its disk; the node that it names goes with that, and as long as it is mounted no
+            // other disk gets the name.
+            let lost_btrfs = mount.fs_type == FsType::Btrfs.as_str()
+                && Path::new(&mount.source).starts_with(&self.host.paths().dev_dir)
+                && self.look(Path::new(&mount.source)).await? == Found::Nothing;
+            let is_recorded = record.is_some_and(|record| record.device == number);
+            // Numbers of major 0 are of no disk: tmpfs, overlay, NFS. What the kernel has is not gone, though it may
+            // not be among the disks with a serial.
+            let is_gone = lost_btrfs || is_recorded || (number.major != 0 && !self.exists(number).await?);
+            return Ok(if is_gone { Owner::Gone } else { Owner::Other(format!("{} ({number})", mount.fs_type)) });
+        };
+        let other = || Ok(Owner::Other(format!("disk {} ({number})", found.name)));
+        let disk = match &found.mapping {
+            None if found.number == number => found.clone(),
+            // One of its partitions.
+            None => return other(),
+            Some(mapping) if mapping.name != luks::name(volume) => return other(),
+            Some(mapping) => match mapping.over.as_slice() {
+                [] => return Ok(Owner::Gone),
+                [beneath] => match self.host.disk(*beneath).await? {
+                    Some(disk) => disk,
+                    None if self.exists(*beneath).await? => return other(),
+                    None => return Ok(Owner::Gone),
+                },
+                _ => return other(),
+            },
+        };
+        let is_ours = match (&disk.serial, &record) {
+            (Serial::Text(shown), Some(record)) => device::is_same(shown, &record.serial),
+            (Serial::Text(shown), None) => (self.profile.is_volume_serial)(shown),
+            (Serial::Absent | Serial::Unreadable(_), _) => false,
+        };
+        if is_ours { Ok(Owner::Volume(disk)) } else { other() }
+    }
+
+    /// Whether the kernel has any block device of this number.
+    pub(super) async fn exists(&self, number: DeviceNumber) -> Result<bool, Error> {
+        let exists = self.host.exists(number).await;
+        exists.map_err(|cause| Error::io("look for", format!("block device {number}"), cause))
+    }
+}

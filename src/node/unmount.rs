@@ -1,0 +1,88 @@
+//! Unmounting, also of disks that are dead: nothing of another volume's, and nothing that is still needed.
+
+use std::{path::Path, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use super::{
+    Core,
+    host::{Errno, errno},
+    mountinfo::{self, Mount},
+    owner::Owner,
+};
+use crate::{error::Error, volume::VolumeId};
+
+/// More mounts than this on one path are not of our making.
+const MAX_STACKED: usize = 32;
+
+/// Between two tries to unmount what is in use.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+impl Core {
+    /// Unmounts everything that is mounted at exactly `path`, and removes the directory or file.
+    pub(super) async fn clear(&self, volume: &VolumeId, path: &Path) -> Result<(), Error> {
+        for _ in 0..MAX_STACKED {
+            let mounts = self.host.mounts().await?;
+            let Some(mount) = mountinfo::at(&mounts, path) else { return self.remove(path).await };
+            let gone = match self.owner(volume, mount).await? {
+                Owner::Volume(_) => false,
+                Owner::Gone => true,
+                Owner::Other(other) => {
+                    let path = path.display();
+                    return Err(Error::Precondition(format!(
+                        "{path} is a mount of {other}, not of volume {volume}; it was left alone"
+                    )));
+                }
+            };
+            self.unmount(volume, mount, gone).await?;
+        }
+        Err(Error::Precondition(format!("more than {MAX_STACKED} mounts are stacked at {}", path.display())))
+    }
+
+    pub(super) async fn unmount(&self, volume: &VolumeId, mount: &Mount, gone: bool) -> Result<(), Error> {
+        let path = &mount.target;
+        let busy_until = Instant::now() + self.patience.busy;
+        let mut unmounting = self.host.unmount(path, false);
+        let lazily = loop {
+            match timeout(self.patience.unmount, &mut unmounting).await {
+                Ok(Ok(())) => break false,
+                Ok(Err(cause)) => match errno(&cause) {
+                    // Somebody else was faster.
+                    Errno::EINVAL | Errno::ENOENT => return Ok(()),
+                    Errno::EIO | Errno::ENXIO | Errno::ENODEV => break true,
+                    Errno::EBUSY if gone => break true,
+                    // A program that looks at all disks, or one that is just being started and still has a copy of what
+                    // its parent has open, is done in a moment.
+                    Errno::EBUSY if Instant::now() < busy_until => {
+                        sleep(BUSY_PAUSE).await;
+                        unmounting = self.host.unmount(path, false);
+                    }
+                    Errno::EBUSY => {
+                        return Err(Error::Precondition(format!(
+                            "volume {volume}: {} is in use, so it was not unmounted; a process of this node has a file \
+                             or its working directory there",
+                            path.display()
+                        )));
+                    }
+                    _ => return Err(Error::io("unmount", path, cause)),
+                },
+                // A disk that is there may just have much to write, and must not be detached before it is done.
+                Err(_) if matches!(self.owner(volume, mount).await?, Owner::Gone) => break true,
+                Err(_) => {
+                    warn!(%volume, path = %path.display(), "the unmount takes long; the disk is there, so waiting");
+                }
+            }
+        };
+        if lazily {
+            warn!(%volume, path = %path.display(), "the disk is dead; unmounting lazily");
+            match self.host.unmount(path, true).await {
+                Ok(()) => {}
+                Err(cause) if errno(&cause) == Errno::EINVAL => {}
+                Err(cause) => return Err(Error::io("unmount", path, cause)),
+            }
+        }
+        info!(%volume, path = %path.display(), "unmounted");
+        Ok(())
+    }
+}
