@@ -8,7 +8,7 @@ use std::{
 
 use faulty_disk::FaultyDisk;
 
-use super::machine::{Loop, MIB, Machine, OTHER_SERIAL, SERIAL, volume};
+use super::machine::{Loop, MIB, Machine, OTHER_SERIAL, SERIAL, run, volume};
 use crate::{
     node::{Publish, Stage},
     volume::{Access, FsType, IdForm, VolumeId},
@@ -35,11 +35,8 @@ fn disk_of(faulty: &FaultyDisk) -> Loop {
 #[tokio::test]
 async fn after_an_unstage_nothing_more_is_written_and_everything_is_flushed() {
     let test = "after_an_unstage_nothing_more_is_written_and_everything_is_flushed";
-    let Some((machine, faulty)) = with_faulty(test) else { return };
-    let blank = vec![0; usize::try_from(DISK_MIB * MIB).unwrap()];
     for fs in FsType::ALL {
-        fs::write(faulty.image(), &blank).unwrap();
-        super::machine::run("blockdev", &["--flushbufs", faulty.device().to_str().unwrap()]);
+        let Some((machine, faulty)) = with_faulty(test) else { return };
         machine.stage(fs).await.unwrap();
         machine.node.publish(machine.publish_of("target", false)).await.unwrap();
         fs::write(machine.path("target/file"), vec![1; 4 << 20]).unwrap();
@@ -48,9 +45,10 @@ async fn after_an_unstage_nothing_more_is_written_and_everything_is_flushed() {
         assert!(faulty.is_flushed(), "{fs}");
         faulty.mark();
         nix::unistd::sync();
-        super::machine::run("blockdev", &["--flushbufs", faulty.device().to_str().unwrap()]);
+        run("blockdev", &["--flushbufs", faulty.device().to_str().unwrap()]);
         assert_eq!(faulty.written(), 0, "{fs}");
     }
+    let Some((machine, faulty)) = with_faulty(test) else { return };
     // A raw block volume that was written to through the page cache, and by nobody synced.
     let block = |stage: Stage| Stage { access: Access::Block, ..stage };
     machine.stage_as(block(machine.stage_of(FsType::Ext4))).await.unwrap();
