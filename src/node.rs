@@ -123,7 +123,6 @@ enum NodeOperation {
     Publish(Publish),
     Unpublish(PathBuf),
     Expand(Expand),
-    Trim(u64),
 }
 
 impl fmt::Display for NodeOperation {
@@ -133,7 +132,6 @@ impl fmt::Display for NodeOperation {
             Self::Unstage(path) => write!(f, "unstage from {}", path.display()),
             Self::Publish(publish) => write!(f, "publish at {}", publish.target_path.display()),
             Self::Unpublish(path) => write!(f, "unpublish from {}", path.display()),
-            Self::Trim(offset) => write!(f, "trim from {offset} on"),
             Self::Expand(expand) => write!(f, "expand at {}", expand.path.display()),
         }
     }
@@ -172,8 +170,8 @@ struct Core {
     profile: &'static Profile,
     records: Records,
     patience: Patience,
-    /// Devices that have not answered yet, so that no second thread hangs on them.
-    silent: Mutex<HashSet<PathBuf>>,
+    /// Devices and mounts that have not answered yet, so that no second thread hangs on them.
+    silent: Arc<Mutex<HashSet<PathBuf>>>,
     refusals: Refusals,
 }
 
@@ -191,7 +189,7 @@ impl Node {
 
     fn with_patience(host: Arc<dyn Host>, profile: &'static Profile, tasks: TaskTracker, patience: Patience) -> Self {
         let records = Records::new(host.paths().state_dir.clone());
-        let core = Core { host, profile, records, patience, silent: Mutex::default(), refusals: Refusals::default() };
+        let core = Core { host, profile, records, patience, silent: Arc::default(), refusals: Refusals::default() };
         Self { core: Arc::new(core), operations: Operations::new(tasks) }
     }
 

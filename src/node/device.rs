@@ -16,7 +16,7 @@ use std::{
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use super::host::{DeviceNumber, Disk, Found, Host, Open, OpenDisk, Serial};
+use super::host::{DeviceNumber, Disk, Found, Host, Mapping, Open, OpenDisk, Serial};
 use crate::{error::Error, volume::VolumeId};
 
 /// The first pause between two looks for a disk; it doubles up to [`LAST_PAUSE`].
@@ -24,6 +24,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The longest pause between two looks, since events can be lost.
 const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How cryptsetup marks what it unlocked.
+const LUKS2_MAPPING: &str = "CRYPT-LUKS2-";
 
 /// virtio-blk shows no more of a serial than this (virtio 1.2, section 5.2.6).
 const VIRTIO_SERIAL_BYTES: usize = 20;
@@ -52,19 +55,21 @@ enum Doubt {
 }
 
 impl Device {
-    /// Proves the volume's disk, waiting until `deadline` for it to arrive.
+    /// Proves the volume's disk, waiting until `deadline` for it to arrive. One that was proven before in this run of the
+    /// kernel, by its `known` number in it, is so still when another disk's serial cannot be read.
     pub(crate) async fn arrive(
         host: &Arc<dyn Host>,
         link_prefix: &str,
         volume: &VolumeId,
         serial: &str,
+        known: Option<u64>,
         deadline: Instant,
     ) -> Result<Self, Error> {
         // Before the first look, so that nothing comes unseen in between.
         let mut arrivals = host.arrivals();
         let mut pause = FIRST_PAUSE;
         loop {
-            let error = match Self::look(host, link_prefix, volume, serial).await {
+            let error = match Self::look(host, link_prefix, volume, serial, known).await {
                 Ok(device) => return Ok(device),
                 Err(Doubt::Never(error)) => return Err(error),
                 Err(Doubt::NotYet(error)) => error,
@@ -87,15 +92,22 @@ impl Device {
         link_prefix: &str,
         volume: &VolumeId,
         serial: &str,
+        known: Option<u64>,
     ) -> Result<Self, Error> {
-        Self::look(host, link_prefix, volume, serial).await.map_err(|doubt| match doubt {
+        Self::look(host, link_prefix, volume, serial, known).await.map_err(|doubt| match doubt {
             Doubt::NotYet(error) | Doubt::Never(error) => error,
         })
     }
 
-    async fn look(host: &Arc<dyn Host>, prefix: &str, volume: &VolumeId, serial: &str) -> Result<Self, Doubt> {
+    async fn look(
+        host: &Arc<dyn Host>,
+        prefix: &str,
+        volume: &VolumeId,
+        serial: &str,
+        known: Option<u64>,
+    ) -> Result<Self, Doubt> {
         let disks = host.disks().await.map_err(Doubt::NotYet)?;
-        let Some(disk) = only_match(&disks, volume, serial).map_err(Doubt::Never)? else {
+        let Some(disk) = only_match(&disks, volume, serial, known).map_err(Doubt::Never)? else {
             let with_serial = disks.iter().filter(|disk| disk.serial != Serial::Absent);
             let found: Vec<_> = with_serial.map(|disk| disk.name.as_str()).collect();
             return Err(Doubt::NotYet(Error::NotYet(format!(
@@ -175,7 +187,7 @@ impl Device {
     /// the kernel sees it now.
     pub(crate) async fn verify(&self) -> Result<u64, Error> {
         let disks = self.host.disks().await?;
-        let now = only_match(&disks, &self.volume, &self.serial)?
+        let now = only_match(&disks, &self.volume, &self.serial, self.disk.diskseq)?
             .ok_or_else(|| self.refused("went away while it was worked on"))?;
         if (&now.name, now.number, now.diskseq) != (&self.disk.name, self.disk.number, self.disk.diskseq) {
             let problem =
@@ -224,6 +236,11 @@ impl Device {
         self.top().size
     }
 
+    /// The number of the disk itself.
+    pub(crate) fn disk_number(&self) -> DeviceNumber {
+        self.disk.number
+    }
+
     /// The size in bytes of the disk itself.
     pub(crate) fn disk_size(&self) -> u64 {
         self.disk.size
@@ -241,6 +258,11 @@ impl Device {
     /// The disk's number in this run of the kernel, if that gives any.
     pub(crate) fn diskseq(&self) -> Option<u64> {
         self.disk.diskseq
+    }
+
+    /// The run of the kernel in which it was proven.
+    pub(crate) fn boot_id(&self) -> &str {
+        &self.host.boot().id
     }
 
     /// The device's node.
@@ -266,16 +288,28 @@ pub(super) fn mapping_in<'a>(disks: &'a [Disk], name: &str) -> Option<&'a Disk> 
 
 /// Whether this is the mapping of that name, on the disk of that number and on nothing else.
 pub(super) fn lies_on(disk: &Disk, name: &str, number: DeviceNumber) -> bool {
-    disk.mapping.as_ref().is_some_and(|mapping| mapping.name == name && mapping.over == [number])
+    let is =
+        |mapping: &Mapping| mapping.name == name && mapping.uuid.starts_with(LUKS2_MAPPING) && mapping.over == [number];
+    disk.mapping.as_ref().is_some_and(is)
 }
 
 /// The one disk of `serial`, if any.
-fn only_match<'a>(disks: &'a [Disk], volume: &VolumeId, serial: &str) -> Result<Option<&'a Disk>, Error> {
+fn only_match<'a>(
+    disks: &'a [Disk],
+    volume: &VolumeId,
+    serial: &str,
+    known: Option<u64>,
+) -> Result<Option<&'a Disk>, Error> {
     if serial.trim().is_empty() {
         return Err(Error::invalid("publish_context", format!("names no serial for volume {volume}")));
     }
+    let mut matches = disks.iter().filter(|disk| matches!(&disk.serial, Serial::Text(shown) if is_same(shown, serial)));
+    let (one, other) = (matches.next(), matches.next());
+    let was_proven = known.is_some() && one.is_some_and(|one| one.diskseq == known);
     for disk in disks {
-        if let Serial::Unreadable(cause) = &disk.serial {
+        if let Serial::Unreadable(cause) = &disk.serial
+            && !was_proven
+        {
             return Err(Error::Precondition(format!(
                 "volume {volume}: the serial of disk {} cannot be read ({cause}), so no disk can be proven to be the \
                  only one of serial {serial}; nothing was touched",
@@ -283,8 +317,7 @@ fn only_match<'a>(disks: &'a [Disk], volume: &VolumeId, serial: &str) -> Result<
             )));
         }
     }
-    let mut matches = disks.iter().filter(|disk| matches!(&disk.serial, Serial::Text(shown) if is_same(shown, serial)));
-    match (matches.next(), matches.next()) {
+    match (one, other) {
         (Some(one), Some(other)) => Err(Error::Precondition(format!(
             "volume {volume}: both {} ({}) and {} ({}) show serial {serial}; nothing was touched",
             one.name, one.number, other.name, other.number
@@ -342,14 +375,18 @@ mod tests {
     fn only_one_disk_of_the_serial_and_none_in_doubt_is_a_match() {
         let volume = VolumeId::parse(IdForm::Decimal, "7").unwrap();
         let one = [disk("vda", 0, text("boot")), disk("vdb", 16, text("s")), disk("loop0", 1, Serial::Absent)];
-        assert_eq!(only_match(&one, &volume, "s").unwrap().unwrap().name, "vdb");
-        assert_eq!(only_match(&one, &volume, "t").unwrap(), None);
+        assert_eq!(only_match(&one, &volume, "s", None).unwrap().unwrap().name, "vdb");
+        assert_eq!(only_match(&one, &volume, "t", None).unwrap(), None);
         let two = [disk("vdb", 16, text("s")), disk("vdc", 32, text("s"))];
-        let error = only_match(&two, &volume, "s").unwrap_err();
+        let error = only_match(&two, &volume, "s", Some(1)).unwrap_err();
         assert!(error.to_string().contains("vdb") && error.to_string().contains("vdc"), "{error}");
         let doubt = [disk("vdb", 16, text("s")), disk("vdc", 32, Serial::Unreadable("EIO".to_owned()))];
-        assert!(only_match(&doubt, &volume, "s").unwrap_err().to_string().contains("vdc"));
+        assert!(only_match(&doubt, &volume, "s", None).unwrap_err().to_string().contains("vdc"));
+        assert!(only_match(&doubt, &volume, "s", Some(2)).is_err());
+        let known = [Disk { diskseq: Some(1), ..doubt[0].clone() }, doubt[1].clone()];
+        assert_eq!(only_match(&known, &volume, "s", Some(1)).unwrap().unwrap().name, "vdb");
+        assert!(only_match(&known, &volume, "s", Some(2)).is_err());
         let empty = [disk("vda", 0, text(""))];
-        assert!(matches!(only_match(&empty, &volume, " "), Err(Error::Invalid { .. })));
+        assert!(matches!(only_match(&empty, &volume, " ", None), Err(Error::Invalid { .. })));
     }
 }

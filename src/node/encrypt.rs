@@ -38,9 +38,14 @@ impl Core {
         }
         self.lock_stale(device, lock).await?;
         if let Some(open) = device.mapped(&luks::name(device.volume())).await? {
+            if raw {
+                // From here on what is in it is the workload's.
+                self.records.forget::<Formatting>(device.volume()).await?;
+            }
             return Ok(open);
         }
         let host = self.host.as_ref();
+        let mut is_new = false;
         let record = self.records.load::<Formatting>(device.volume()).await?;
         let found = filesystem::probe(host, device, lock).await?;
         match (found, record) {
@@ -49,6 +54,7 @@ impl Core {
                 // the key decides.
                 Some(luks) if luks.uuid == uuid && !luks.complete && (!raw || self.never_left(device, &record)) => {
                     self.redo_luks(device, record, wanted, key, raw, lock).await?;
+                    is_new = true;
                 }
                 Some(luks) if luks.uuid == uuid => {}
                 _ => {
@@ -57,8 +63,14 @@ impl Core {
                 }
             },
             (Content::Luks { .. }, None) => {}
-            (Content::Nothing, Some(record)) => self.redo_luks(device, record, wanted, key, raw, lock).await?,
-            (Content::Nothing, None) => self.encrypt(device, wanted, key, raw, lock).await?,
+            (Content::Nothing, Some(record)) => {
+                self.redo_luks(device, record, wanted, key, raw, lock).await?;
+                is_new = true;
+            }
+            (Content::Nothing, None) => {
+                self.encrypt(device, wanted, key, raw, lock).await?;
+                is_new = true;
+            }
             (found @ (Content::FileSystem { .. } | Content::Other(_)), _) => {
                 let remedy = "its PersistentVolume says that it is encrypted; data is never encrypted in its place";
                 return Err(refused(device, format!("it holds {found}"), remedy));
@@ -67,6 +79,9 @@ impl Core {
         let open = self.unlock(device, key, wanted.discard, lock).await?;
         if raw {
             self.records.forget::<Formatting>(device.volume()).await?;
+        } else if is_new {
+            // What noise decrypts to could be taken for anything.
+            self.wipe(&open).await?;
         }
         Ok(open)
     }

@@ -22,6 +22,7 @@ use super::{
     luks,
     mountinfo::{self, Mount},
     owner::Owner,
+    record::Staged,
 };
 use crate::{
     error::Error,
@@ -37,9 +38,11 @@ impl Core {
         let mounts = self.host.mounts().await?;
         let (mount, disk) = self.mounted(volume, path, &mounts).await?;
         let Serial::Text(serial) = &disk.serial else { return Err(not_mounted(volume, path)) };
+        let record = self.records.load::<Staged>(volume).await?;
+        let known = record.and_then(|record| record.known_in(self.host.boot()));
         let deadline = deadline.unwrap_or_else(|| Instant::now() + self.patience.growth);
         let disk = loop {
-            let disk = Device::prove(&self.host, self.profile.link_prefix, volume, serial).await?;
+            let disk = Device::prove(&self.host, self.profile.link_prefix, volume, serial, known).await?;
             let Some(wanted) = wanted.filter(|wanted| disk.size() < *wanted) else { break disk };
             if Instant::now() >= deadline {
                 return Err(Error::NotYet(format!(

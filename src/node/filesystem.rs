@@ -122,7 +122,8 @@ pub(crate) async fn check(host: &dyn Host, device: &Device, fs: FsType, lock: &L
     let damaged = |remedy: String| {
         let volume = device.volume();
         Error::Precondition(format!(
-            "volume {volume}: the {fs} file system on {node} is damaged and was not mounted; {remedy}"
+            "volume {volume}: the {fs} file system on {node} is damaged, or made for a newer kernel, and was not mounted; \
+             {remedy}"
         ))
     };
     match fs {
@@ -135,9 +136,14 @@ pub(crate) async fn check(host: &dyn Host, device: &Device, fs: FsType, lock: &L
                     info!(volume = %device.volume(), device = %node, code, "checked");
                     Ok(())
                 }
-                Some(code) if code & 4 != 0 => {
-                    let found = output.stdout.trim();
-                    Err(damaged(format!("run e2fsck {node} on this node and answer its questions ({found})")))
+                // 4: it has to be asked; 8: it could not even begin, for want of a superblock.
+                Some(code) if code & (4 | 8) != 0 => {
+                    let found = format!("{}{}", output.stdout, output.stderr);
+                    let found = found.trim();
+                    Err(damaged(format!(
+                        "run e2fsck {node} on this node and answer its questions, with -b 32768 if it finds no superblock \
+                         ({found})"
+                    )))
                 }
                 _ => Err(output.error(Tool::E2fsck, device.node())),
             }

@@ -126,12 +126,14 @@ impl Core {
             Content::Nothing => {}
             found => return Err(refused(device, format!("it holds {found}"), "repeat the call")),
         }
+        let fs = wanted.fs.unwrap_or_default();
+        mkfs::try_on_paper(host, device, fs, wanted.mkfs_options.arguments(fs), lock).await?;
         let uuid = host.new_uuid().map_err(|cause| Error::io("make a UUID for", device.node(), cause))?;
         let record = Formatting {
             volume: device.volume().to_string(),
             serial: device.serial().to_owned(),
             size: device.size(),
-            fs: wanted.fs.unwrap_or_default().as_str().to_owned(),
+            fs: fs.as_str().to_owned(),
             uuid,
             boot_id: host.boot().id.clone(),
             diskseq: device.diskseq(),
@@ -159,7 +161,7 @@ impl Core {
     async fn redo(
         &self,
         device: &Device,
-        record: Formatting,
+        mut record: Formatting,
         wanted: Wanted<'_>,
         lock: &Lock,
     ) -> Result<FsType, Error> {
@@ -178,7 +180,11 @@ impl Core {
             let record = self.proven_blank(device, wanted, None, lock).await?;
             return self.make(device, &record, wanted, lock).await;
         }
-        info!(volume = %device.volume(), device = %device.node_str(), %fs, "making the file system that was begun");
+        if let Some(asked) = wanted.fs.filter(|asked| *asked != fs) {
+            asked.as_str().clone_into(&mut record.fs);
+            self.records.save(device.volume(), &record).await?;
+        }
+        info!(volume = %device.volume(), device = %device.node_str(), fs = record.fs, "making the recorded file system");
         self.wipe(device).await?;
         self.make(device, &record, wanted, lock).await
     }

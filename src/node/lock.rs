@@ -37,10 +37,17 @@ impl Lock {
             }
             if !told {
                 told = true;
-                warn!(%volume, "a program of an earlier run still works on the volume; waiting for it");
+                warn!(%volume, "a program of an earlier run or a trim still works on the volume; waiting for it");
             }
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    /// Takes the volume's lock, if nobody has it.
+    pub(crate) fn try_take(state_dir: &Path, volume: &VolumeId) -> Result<Option<Self>, Error> {
+        let path = state_dir.join(format!("{volume}.lock"));
+        let file = try_take(&path).map_err(|cause| Error::io("lock", &path, cause))?;
+        Ok(file.map(|file| Self { file, path }))
     }
 
     /// The lock, to be handed to a program.

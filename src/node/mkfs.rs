@@ -111,3 +111,34 @@ async fn xfs_options(host: &dyn Host, node: &str, options: &[String], lock: &Loc
     }
     Ok(arguments)
 }
+
+/// Tries the options of a class without writing anything, as far as the program can.
+///
+/// # Errors
+/// [`Error::Invalid`] with what the program says of them.
+pub(super) async fn try_on_paper(
+    host: &dyn Host,
+    device: &Device,
+    fs: FsType,
+    options: &[String],
+    lock: &Lock,
+) -> Result<(), Error> {
+    let (tool, mut arguments) = match fs {
+        _ if options.is_empty() => return Ok(()),
+        FsType::Ext4 => (Tool::MkfsExt4, [vec!["-n".to_owned(), "-q".to_owned()], ext4_options(options)].concat()),
+        FsType::Xfs => {
+            let given = xfs_options(host, device.node_str(), options, lock).await?;
+            (Tool::MkfsXfs, [vec!["-N".to_owned()], given].concat())
+        }
+        // It has no such thing.
+        FsType::Btrfs => return Ok(()),
+    };
+    arguments.push(device.node_str().to_owned());
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let output = host.run(tool, &arguments, None, lock).await?;
+    if output.success() {
+        return Ok(());
+    }
+    let said = if output.stderr.trim().is_empty() { output.stdout } else { output.stderr };
+    Err(Error::invalid("volume_context[mkfs_options]", format!("{} refuses them: {}", tool.program(), said.trim())))
+}

@@ -3,9 +3,9 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{
@@ -38,7 +38,7 @@ impl Core {
         device.verify().await?;
         if let Err(cause) = self.try_mount(device, fs, path, options).await {
             match errno(&cause) {
-                Errno::EINVAL if options.has_data() => {
+                Errno::EINVAL if options.has_data() && self.mounts_without_options(device, fs, path).await? => {
                     let problem = format!("the kernel refuses to mount {fs} with {}; see its log", options.data(fs));
                     return Err(Error::invalid("mount_flags", problem));
                 }
@@ -66,6 +66,17 @@ impl Core {
         let mounted = self.try_mount(device, fs, path, options).await;
         mounted.map_err(|cause| Error::io("mount", device.node(), cause))?;
         self.check_mounted(device, path).await
+    }
+
+    /// Whether it is the options that keep the file system from being mounted: without them it is, read-only.
+    async fn mounts_without_options(&self, device: &Device, fs: FsType, path: &Path) -> Result<bool, Error> {
+        device.verify().await?;
+        if self.try_mount(device, fs, path, &Options::none()).await.is_err() {
+            return Ok(false);
+        }
+        self.check_mounted(device, path).await?;
+        self.unmount_all(device.volume(), path).await?;
+        Ok(true)
     }
 
     async fn try_mount(&self, device: &Device, fs: FsType, path: &Path, options: &Options) -> io::Result<()> {
@@ -131,14 +142,15 @@ impl Core {
 
     /// Finds out whether the file system takes writes: not every kernel shows in the mount table that an error has frozen it.
     pub(super) async fn takes_writes(&self, volume: &VolumeId, path: &Path) -> Result<(), Error> {
-        let problem = match timeout(self.patience.usage, self.host.try_write(path)).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(cause)) => match errno(&cause) {
+        let (host, at) = (Arc::clone(&self.host), path.to_owned());
+        let problem = match self.in_time(path, async move { host.try_write(&at).await }).await {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(cause)) => match errno(&cause) {
                 // One that is full is in order.
                 Errno::ENOSPC | Errno::EDQUOT => return Ok(()),
                 _ => cause.to_string(),
             },
-            Err(_) => format!("it does not answer within {} s", self.patience.usage.as_secs()),
+            None => format!("it does not answer within {} s", self.patience.usage.as_secs()),
         };
         Err(Error::Precondition(format!(
             "volume {volume}: the file system at {} takes no writes ({problem}); see the kernel's log, and stage it again",

@@ -34,6 +34,9 @@ const NOT_THE_KERNELS: [&str; 8] = ["_netdev", "nofail", "fail", "auto", "noauto
 const NOT_OPTIONS: [&str; 11] =
     ["bind", "rbind", "remount", "move", "shared", "rshared", "private", "rprivate", "slave", "rslave", "unbindable"];
 
+/// Options that name another device than the volume's: that one was never proven.
+const OTHER_DEVICES: [&str; 5] = ["logdev=", "rtdev=", "journal_path=", "journal_dev=", "device="];
+
 /// Mount options, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -53,7 +56,7 @@ impl Options {
         for option in flags.iter().flat_map(|flag| split(flag)).map(str::trim).filter(|option| !option.is_empty()) {
             if let Some((_, set, flag)) = FLAGS.iter().find(|(name, ..)| *name == option) {
                 options.flags.set(*flag, *set);
-            } else if NOT_OPTIONS.contains(&option) {
+            } else if NOT_OPTIONS.contains(&option) || OTHER_DEVICES.iter().any(|other| option.starts_with(other)) {
                 return Err(Error::invalid(
                     "mount_flags",
                     format!("{option} cannot be asked of a volume; leave it out"),
@@ -77,6 +80,11 @@ impl Options {
             self.data.push("discard".to_owned());
         }
         self
+    }
+
+    /// None of them, for a mount that only tries, and reads.
+    pub(crate) fn none() -> Self {
+        Self { flags: MountFlags::MS_RDONLY, data: Vec::new() }
     }
 
     /// Whether the mount is to be read-only.
@@ -177,7 +185,7 @@ mod tests {
 
     #[test]
     fn other_calls_than_a_mount_are_refused_by_name() {
-        for option in NOT_OPTIONS {
+        for option in NOT_OPTIONS.into_iter().chain(["logdev=/dev/vda", "device=/dev/vda"]) {
             let error = Options::parse(&[option.to_owned()], false).unwrap_err();
             assert!(matches!(&error, Error::Invalid { problem, .. } if problem.contains(option)), "{option}: {error}");
         }

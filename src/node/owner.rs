@@ -63,9 +63,15 @@ impl Core {
             },
         };
         let is_ours = match (&disk.serial, &record) {
-            (Serial::Text(shown), Some(record)) => device::is_same(shown, &record.serial),
-            (Serial::Text(shown), None) => (self.profile.is_volume_serial)(shown),
-            (Serial::Absent | Serial::Unreadable(_), _) => false,
+            (Serial::Text(shown), Some(record)) if !shown.is_empty() => device::is_same(shown, &record.serial),
+            (Serial::Text(shown), None) if !shown.is_empty() => (self.profile.is_volume_serial)(shown),
+            // A disk that fails tells no serial any more, and virtio then an empty one; it is still the one that was
+            // proven in this run of the kernel.
+            (_, Some(record)) => {
+                let known = record.known_in(self.host.boot());
+                known.is_some() && known == disk.diskseq
+            }
+            (_, None) => false,
         };
         if is_ours { Ok(Owner::Volume(disk)) } else { other() }
     }

@@ -53,7 +53,18 @@ impl Core {
     /// Makes `path` what can be mounted on, if it is not yet.
     pub(super) async fn prepare(&self, path: &Path, kind: Kind) -> Result<(), Error> {
         let made = match (self.look(path).await?, kind) {
-            (Found::Directory, Kind::Directory) | (Found::File(0), Kind::File) => return Ok(()),
+            (Found::File(0), Kind::File) => return Ok(()),
+            (Found::Directory, Kind::Directory) => {
+                let first = async { fs::read_dir(path).await?.next_entry().await };
+                let first = first.await.map_err(|cause| Error::io("list", path, cause))?;
+                return match first {
+                    None => Ok(()),
+                    Some(_) => Err(Error::Precondition(format!(
+                        "{} cannot be mounted on: the directory has something in it",
+                        path.display()
+                    ))),
+                };
+            }
             (Found::Nothing, Kind::Directory) => make_directory(path).await,
             (Found::Nothing, Kind::File) => {
                 make_directory(path.parent().unwrap_or(path)).await?;

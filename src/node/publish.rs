@@ -169,7 +169,8 @@ impl Core {
             if !places_of(&self.host.mounts().await?, number).is_empty() {
                 return Ok(());
             }
-            let disk = Device::prove(&self.host, self.profile.link_prefix, volume, &record.serial).await?;
+            let known = record.known_in(self.host.boot());
+            let disk = Device::prove(&self.host, self.profile.link_prefix, volume, &record.serial, known).await?;
             let device = if record.encrypted { disk.mapped(&luks::name(volume)).await? } else { Some(disk) };
             if let Some(device) = device {
                 let tool = Tool::Blockdev;
@@ -194,6 +195,7 @@ impl Core {
             )));
         }
         let is_encrypted = record.as_ref().is_some_and(|record| record.encrypted);
+        let known = record.as_ref().and_then(|record| record.known_in(self.host.boot()));
         let serial = match (told.or(record.map(|record| record.serial)), staging) {
             (Some(serial), _) => Some(serial),
             (None, Some(mount)) => match self.owner(volume, mount).await? {
@@ -203,7 +205,7 @@ impl Core {
             (None, None) => None,
         };
         let serial = serial.ok_or_else(|| not_staged(request))?;
-        let disk = Device::prove(&self.host, self.profile.link_prefix, volume, &serial).await?;
+        let disk = Device::prove(&self.host, self.profile.link_prefix, volume, &serial, known).await?;
         match disk.mapped(&luks::name(volume)).await? {
             Some(unlocked) => Ok(unlocked),
             // Of an encrypted volume the disk itself is never shown.

@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{device::Device, host::DeviceNumber};
+use super::{
+    device::Device,
+    host::{Boot, DeviceNumber},
+};
 use crate::{
     error::Error,
     volume::{IdForm, VolumeId},
@@ -22,6 +25,15 @@ pub(crate) struct Staged {
     pub(crate) serial: String,
     /// The number of the device that is mounted or shown: the disk's, or that of what unlocks it.
     pub(crate) device: DeviceNumber,
+    /// The run of the kernel in which it was proven.
+    #[serde(default)]
+    pub(crate) boot_id: String,
+    /// The disk's own number in that run.
+    #[serde(default)]
+    pub(crate) diskseq: Option<u64>,
+    /// Where its file system is mounted for the node.
+    #[serde(default)]
+    pub(crate) staging_path: Option<PathBuf>,
     /// The disk was made read-only by us, for raw block publishes that are.
     #[serde(default)]
     pub(crate) set_read_only: bool,
@@ -80,11 +92,19 @@ impl Staged {
         Self {
             serial: device.serial().to_owned(),
             device: device.number(),
+            boot_id: device.boot_id().to_owned(),
+            diskseq: device.diskseq(),
+            staging_path: None,
             set_read_only: false,
             half_published: BTreeSet::new(),
             encrypted: device.is_mapping(),
             trim: None,
         }
+    }
+
+    /// The number of the disk in this run of the kernel, if it was proven in it.
+    pub(crate) fn known_in(&self, boot: &Boot) -> Option<u64> {
+        self.diskseq.filter(|_| self.boot_id == boot.id)
     }
 
     /// Whether it is of the volume as this very device.
@@ -222,6 +242,9 @@ mod tests {
         let mut staged = Staged {
             serial: "s".to_owned(),
             device: DeviceNumber { major: 7, minor: 1 },
+            boot_id: "b".to_owned(),
+            diskseq: Some(1),
+            staging_path: Some("/staging".into()),
             set_read_only: false,
             half_published: BTreeSet::from(["/target".into()]),
             encrypted: false,

@@ -33,7 +33,7 @@ use super::{
     options::Options,
     owner::Owner,
     place::Kind,
-    record::{Staged, Trim},
+    record::{Formatting, Staged, Trim},
     trim::week_of,
 };
 use crate::{
@@ -41,12 +41,22 @@ use crate::{
     volume::{Access, Discard, FsType, VolumeId},
 };
 
+/// How things stood before a stage.
+#[derive(Debug, Clone, Copy)]
+struct Before {
+    mounted: bool,
+    unlocked: bool,
+    recorded: bool,
+}
+
 impl Core {
     pub(super) async fn stage(&self, request: &Stage, deadline: Option<Instant>, lock: &Lock) -> Result<(), Error> {
         let (volume, path, attachment) = (&request.volume, &request.staging_path, &request.attachment);
         let prefix = self.profile.link_prefix;
         let until = deadline.unwrap_or_else(|| Instant::now() + self.patience.arrival);
-        let disk = Device::arrive(&self.host, prefix, volume, &attachment.serial, until).await?;
+        let record = self.records.load::<Staged>(volume).await?;
+        let known = record.as_ref().and_then(|record| record.known_in(self.host.boot()));
+        let disk = Device::arrive(&self.host, prefix, volume, &attachment.serial, known, until).await?;
         let options = match &request.access {
             Access::Mount { flags, .. } => Some(Options::parse(flags, request.read_only)?.with(request.discard)),
             Access::Block => None,
@@ -59,15 +69,56 @@ impl Core {
             discard: request.discard != Discard::Never || options.as_ref().is_some_and(Options::discards),
         };
         let mounts = self.free_of_the_dead(volume, path, &disk, lock).await?;
-        let device = match &request.key {
-            None => disk,
-            Some(key) => self.unlocked(&disk, wanted, key, options.is_none(), lock).await?,
+        let before = Before {
+            mounted: mountinfo::at(&mounts, path).is_some(),
+            unlocked: self.mapping(volume).await?.is_some(),
+            recorded: record.is_some(),
         };
-        match options {
-            // Of a raw block volume nothing is read and nothing mounted.
-            None => self.remember(&device, None).await,
-            Some(options) => self.stage_mount(request, &device, wanted, &options, &mounts, lock).await,
+        let staged = async {
+            let device = match &request.key {
+                None => disk,
+                Some(key) => self.unlocked(&disk, wanted, key, options.is_none(), lock).await?,
+            };
+            match options {
+                None => self.stage_node(&device, &mounts).await,
+                Some(options) => self.stage_mount(request, &device, wanted, &options, &mounts, lock).await,
+            }
+        };
+        let staged = staged.await;
+        if staged.is_err() {
+            self.undo(volume, path, before, lock).await;
         }
+        staged
+    }
+
+    /// Undoes what a stage has done that failed: the kubelet takes that for none, and never asks for its end.
+    async fn undo(&self, volume: &VolumeId, path: &Path, before: Before, lock: &Lock) {
+        let undone = async {
+            if !before.mounted && mountinfo::at(&self.host.mounts().await?, path).is_some() {
+                self.clear(volume, path).await?;
+            }
+            if !before.unlocked {
+                self.lock_volume(volume, lock).await?;
+            }
+            if !before.recorded {
+                self.records.forget::<Staged>(volume).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = undone.await {
+            warn!(%volume, path = %path.display(), error = error.chain(), "a stage that failed is not wholly undone");
+        }
+    }
+
+    /// Of a raw block volume nothing is read and nothing mounted.
+    async fn stage_node(&self, device: &Device, mounts: &[Mount]) -> Result<(), Error> {
+        if let Some(mount) = places_of(mounts, device.number()).into_iter().find(|mount| !mount.is_node) {
+            let (volume, at) = (device.volume(), mount.target.display());
+            return Err(Error::Precondition(format!("volume {volume} is mounted as a file system at {at}")));
+        }
+        // What the workload writes must never be taken for what a mkfs has left.
+        self.records.forget::<Formatting>(device.volume()).await?;
+        self.remember(device, None, None).await
     }
 
     /// The mount table, after a mount of a disk that is gone was taken away from `path`: the volume was taken away under
@@ -114,53 +165,74 @@ impl Core {
                     });
                 };
                 debug!(%volume, path = %path.display(), "is staged already");
-                self.remember(device, trim).await?;
+                self.remember(device, Some(path), trim).await?;
                 fs
             }
             None => {
+                self.is_free(device, path, mounts).await?;
                 let fs = self.file_system(device, wanted, lock).await?;
                 self.prepare(path, Kind::Directory).await?;
-                self.remember(device, trim).await?;
+                self.remember(device, Some(path), trim).await?;
                 self.mount_disk(device, fs, path, options, lock).await?;
                 fs
             }
         };
         // Restored into a larger volume, or grown while it was not mounted.
-        if !options.is_read_only()
-            && let Err(error) = filesystem::grow(self.host.as_ref(), device, fs, path, lock).await
-        {
-            // The kubelet takes a failed stage for none and never asks for its end: nothing may be left mounted.
-            if mounted.is_none()
-                && let Err(left) = self.clear(volume, path).await
-            {
-                warn!(%volume, path = %path.display(), error = %left, "a mount is left behind");
-            }
-            return Err(error);
+        if !options.is_read_only() {
+            filesystem::grow(self.host.as_ref(), device, fs, path, lock).await?;
         }
         Ok(())
     }
 
+    /// Refuses a disk that a workload has as a raw block volume, or that is staged at another path (CSI: all publishes
+    /// of a volume on a node are of one staging path).
+    async fn is_free(&self, device: &Device, path: &Path, mounts: &[Mount]) -> Result<(), Error> {
+        let volume = device.volume();
+        let places = [device.number(), device.disk_number()].map(|number| places_of(mounts, number));
+        if let Some(mount) = places.iter().flatten().find(|mount| mount.is_node) {
+            let at = mount.target.display();
+            return Err(Error::Precondition(format!("volume {volume} is published as a raw block volume at {at}")));
+        }
+        let record = self.records.load::<Staged>(volume).await?;
+        let elsewhere = record.and_then(|record| record.staging_path).filter(|staged| staged != path);
+        match elsewhere.filter(|staged| places.iter().flatten().any(|mount| mount.target == *staged)) {
+            Some(staged) => Err(Error::Precondition(format!(
+                "volume {volume} is staged at {}; it has to be unstaged there first",
+                staged.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Records which disk the volume is staged as, keeping what else is recorded of that one.
-    async fn remember(&self, device: &Device, trim: Option<Trim>) -> Result<(), Error> {
+    async fn remember(&self, device: &Device, path: Option<&Path>, trim: Option<Trim>) -> Result<(), Error> {
         let known = self.records.load::<Staged>(device.volume()).await?;
-        let record = match known.filter(|record| record.is_of(device)) {
-            Some(record) if record.trim.is_some() == trim.is_some() => return Ok(()),
-            Some(record) => Staged { trim, ..record },
-            None => Staged { trim, ..Staged::of(device) },
+        let staging_path = path.map(Path::to_owned);
+        let record = match known.clone().filter(|record| record.is_of(device)) {
+            Some(record) => Staged {
+                boot_id: device.boot_id().to_owned(),
+                diskseq: device.diskseq(),
+                staging_path,
+                trim: trim.map(|trim| record.trim.unwrap_or(trim)),
+                ..record
+            },
+            None => Staged { staging_path, trim, ..Staged::of(device) },
         };
+        if known.as_ref() == Some(&record) {
+            return Ok(());
+        }
         self.records.save(device.volume(), &record).await
     }
 
     pub(super) async fn unstage(&self, volume: &VolumeId, path: &Path, lock: &Lock) -> Result<(), Error> {
         let mounts = self.host.mounts().await?;
         let record = self.records.load::<Staged>(volume).await?;
-        let mut number = None;
-        if let Some(mount) = mountinfo::at(&mounts, path) {
-            number = Some(mount.device);
-        } else if let Some(record) = &record {
+        let number = match (mountinfo::at(&mounts, path), &record) {
+            (Some(mount), _) => Some(mount.device),
             // Raw block, or unmounted by an earlier call that did not come to its end.
-            number = self.number_of(volume, record).await?;
-        }
+            (None, Some(record)) => self.number_of(volume, record).await?,
+            (None, None) => self.mapping(volume).await?.map(|mapping| mapping.number),
+        };
         if let Some(number) = number
             && let Some(other) = places_of(&mounts, number).into_iter().find(|mount| mount.target != path)
         {
@@ -169,7 +241,7 @@ impl Core {
                 other.target.display()
             )));
         }
-        self.clear(volume, path).await?;
+        self.unmount_all(volume, path).await?;
         if record.as_ref().is_some_and(|record| record.set_read_only) {
             self.make_disk_writable(volume, lock).await?;
         }
@@ -182,7 +254,9 @@ impl Core {
                 self.flush(volume, number).await;
             }
         }
-        self.records.forget::<Staged>(volume).await
+        self.records.forget::<Staged>(volume).await?;
+        // Last, since it may fail for what the kubelet or somebody put there.
+        self.remove(path).await
     }
 
     /// The number of the device that is mounted or shown where the volume is, if it is there: the disk's, or that of

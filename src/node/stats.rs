@@ -94,13 +94,14 @@ impl Core {
     /// The file system's own account, and whether the device can be read, if they answer in time. What hangs goes on
     /// hanging, so a device that does is not asked again until it has come back.
     async fn ask(self: &Arc<Self>, device: &Disk, path: Option<PathBuf>) -> Result<Option<Usage>, Ailment> {
-        let silence = || Ailment::silent(self.patience.usage);
-        let node = self.host.paths().dev_dir.join(&device.name);
-        if self.silent.lock().unwrap_or_else(PoisonError::into_inner).contains(&node) {
-            return Err(silence());
-        }
+        // Of an encrypted one the disk beneath: whoever has the mapping open keeps it from being locked.
+        let disk = match device.mapping.as_ref().and_then(|mapping| mapping.over.first()) {
+            Some(beneath) => self.host.disk(*beneath).await.ok().flatten(),
+            None => None,
+        };
+        let node = self.host.paths().dev_dir.join(&disk.as_ref().unwrap_or(device).name);
         let (core, of) = (Arc::clone(self), node.clone());
-        let mut asked = tokio::spawn(async move {
+        let asked = self.in_time(&node, async move {
             let usage = match path {
                 Some(path) => Some(core.host.usage(&path).await.map_err(|cause| Ailment::failing(&cause))?),
                 None => None,
@@ -114,21 +115,32 @@ impl Core {
                 Err(panicked) => Err(Ailment::unreadable(&panicked)),
             }
         });
-        match timeout(self.patience.usage, &mut asked).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(panicked)) => Err(Ailment::failing(&panicked)),
-            Err(_) => {
-                warn!(device = %node.display(), "the disk or its file system does not answer");
-                let core = Arc::clone(self);
-                core.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(node.clone());
-                tokio::spawn(async move {
-                    // Whatever it says by now: it has come back.
-                    drop(asked.await);
-                    core.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
-                });
-                Err(silence())
-            }
+        asked.await.unwrap_or_else(|| Err(Ailment::silent(self.patience.usage)))
+    }
+
+    /// What is asked of a device or of what is mounted of it, if it answers in time. What hangs goes on hanging, so it is
+    /// not asked again until it has come back.
+    pub(super) async fn in_time<T: Send + 'static>(
+        &self,
+        subject: &Path,
+        question: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        if self.silent.lock().unwrap_or_else(PoisonError::into_inner).contains(subject) {
+            return None;
         }
+        let mut asked = tokio::spawn(question);
+        if let Ok(answer) = timeout(self.patience.usage, &mut asked).await {
+            return answer.ok();
+        }
+        warn!(subject = %subject.display(), "does not answer");
+        let (silent, subject) = (Arc::clone(&self.silent), subject.to_owned());
+        silent.lock().unwrap_or_else(PoisonError::into_inner).insert(subject.clone());
+        tokio::spawn(async move {
+            // Whatever it says by now: it has come back.
+            drop(asked.await);
+            silent.lock().unwrap_or_else(PoisonError::into_inner).remove(&subject);
+        });
+        None
     }
 
     pub(super) async fn system_volumes(&self) -> Result<u32, Error> {

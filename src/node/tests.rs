@@ -3,6 +3,7 @@
 //!
 //! Real disks need root and `losetup`; without them each test of them says so and passes.
 
+mod again;
 mod device_mapper;
 mod discard;
 mod formatting;

@@ -1,7 +1,7 @@
 //! Trim: the free space of file systems is told to their disks once a week, where the class says so.
 //!
-//! It goes in slices, each an operation of its own, so that no unpublish or unstage waits for more than a slice. Which
-//! hour of the week is a volume's own follows from its id, so that a fleet does not trim at once; and since that hour is
+//! It goes in slices, for each of which it has the volume's lock, so that no call waits for more than a slice; a call
+//! that comes puts off the rest. Which hour of the week is a volume's own follows from its id, so that a fleet does not trim at once; and since that hour is
 //! fixed, a volume that moves often is trimmed too.
 
 use std::{
@@ -11,11 +11,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep},
+};
 use tracing::{debug, info, warn};
 
 use super::{
-    Core, Node, NodeOperation,
+    Core, Node,
     device::Device,
     host::Tool,
     lock::Lock,
@@ -33,6 +36,9 @@ const LOOK: Duration = Duration::from_secs(3600);
 /// How much of a file system is trimmed in one go: seconds, on the disks that clouds have.
 const SLICE: u64 = 64 << 30;
 
+/// Longer than between two tries for a volume's lock.
+const BETWEEN_SLICES: Duration = Duration::from_millis(500);
+
 /// Which week it is to a volume.
 pub(super) fn week_of(volume: &VolumeId, now: SystemTime) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -48,67 +54,77 @@ impl Node {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
-            self.trim_what_is_due(SystemTime::now()).await;
+            drop(self.trim_what_is_due(SystemTime::now()).await);
         }
     }
 
-    pub(super) async fn trim_what_is_due(&self, now: SystemTime) {
+    /// Begins to trim what is due, each volume for itself: one that hangs keeps no other waiting.
+    pub(super) async fn trim_what_is_due(&self, now: SystemTime) -> Vec<JoinHandle<()>> {
         let staged = match self.core.records.all::<Staged>(self.core.profile.id_form).await {
             Ok(staged) => staged,
-            Err(error) => return warn!(error = error.chain(), "what is to be trimmed is not known"),
+            Err(error) => {
+                warn!(error = error.chain(), "what is to be trimmed is not known");
+                return Vec::new();
+            }
         };
-        for (volume, record) in staged {
+        let due = staged.into_iter().filter_map(|(volume, record)| {
             let week = week_of(&volume, now);
-            if record.trim.is_none_or(|trim| trim.week >= week) {
-                continue;
-            }
-            match self.trim_volume(&volume, week).await {
-                Ok(()) => info!(%volume, "trimmed"),
-                // It is worked on or gone; the next look comes.
-                Err(error @ (Error::Contradicted { .. } | Error::NotHere(_) | Error::ShuttingDown)) => {
-                    debug!(%volume, %error, "not trimmed now");
+            // What another run of the kernel has left is not staged.
+            let is_staged = record.boot_id == self.core.host.boot().id;
+            (is_staged && record.trim.is_some_and(|trim| trim.week < week)).then_some((volume, week))
+        });
+        due.map(|(volume, week)| {
+            let core = Arc::clone(&self.core);
+            tokio::spawn(async move {
+                match core.trim(&volume, week).await {
+                    Ok(true) => info!(%volume, "trimmed"),
+                    Ok(false) => debug!(%volume, "not trimmed now: it is worked on, or not mounted for writing"),
+                    Err(error) => warn!(%volume, error = error.chain(), "not trimmed"),
                 }
-                Err(error) => warn!(%volume, error = error.chain(), "not trimmed"),
-            }
-        }
-    }
-
-    async fn trim_volume(&self, volume: &VolumeId, week: u64) -> Result<(), Error> {
-        let mut offset = 0;
-        loop {
-            let of = volume.clone();
-            let work = move |core: Arc<Core>, lock: Arc<Lock>| async move { core.trim(&of, offset, week, &lock).await };
-            let is_last = self.change(volume.clone(), NodeOperation::Trim(offset), work).await?;
-            if is_last {
-                return Ok(());
-            }
-            offset += SLICE;
-        }
+            })
+        })
+        .collect()
     }
 }
 
 impl Core {
-    /// Trims a slice; gives whether it was the last.
-    async fn trim(&self, volume: &VolumeId, offset: u64, week: u64, lock: &Lock) -> Result<bool, Error> {
-        let gone = || Error::NotHere(volume.to_string());
-        let mut record = self.records.load::<Staged>(volume).await?.ok_or_else(gone)?;
-        let disk = Device::prove(&self.host, self.profile.link_prefix, volume, &record.serial).await?;
-        let device = if record.encrypted { disk.mapped(&luks::name(volume)).await?.ok_or_else(gone)? } else { disk };
+    /// Trims the volume's file system; gives whether it came to the end.
+    async fn trim(&self, volume: &VolumeId, week: u64) -> Result<bool, Error> {
+        let mut offset = 0;
+        loop {
+            let Some(lock) = Lock::try_take(&self.host.paths().state_dir, volume)? else { return Ok(false) };
+            let Some(end) = self.trim_slice(volume, offset, week, &lock).await? else { return Ok(false) };
+            offset += SLICE;
+            if offset >= end {
+                return Ok(true);
+            }
+            drop(lock);
+            // Whoever waits for the lock has it before the next slice.
+            sleep(BETWEEN_SLICES).await;
+        }
+    }
+
+    /// Trims a slice; gives where the last one ends, or nothing if there is nothing to be trimmed.
+    async fn trim_slice(&self, volume: &VolumeId, offset: u64, week: u64, lock: &Lock) -> Result<Option<u64>, Error> {
+        let Some(mut record) = self.records.load::<Staged>(volume).await? else { return Ok(None) };
+        let (prefix, known) = (self.profile.link_prefix, record.known_in(self.host.boot()));
+        let disk = Device::prove(&self.host, prefix, volume, &record.serial, known).await?;
+        let device = if record.encrypted { disk.mapped(&luks::name(volume)).await? } else { Some(disk) };
+        let Some(device) = device else { return Ok(None) };
         let mounts = self.host.mounts().await?;
         let writable = places_of(&mounts, device.number())
             .into_iter()
             .find(|mount| !mount.is_node && !mount.is_read_only() && !mount.is_frozen());
-        let path = writable.and_then(|mount| mount.target.to_str()).ok_or_else(gone)?;
-        let is_last = offset.saturating_add(SLICE) >= device.size();
-        if offset == 0 {
-            // Before it is done: a disk that takes no trim is not to be asked again every hour.
+        let Some(path) = writable.and_then(|mount| mount.target.to_str()) else { return Ok(None) };
+        let (from, length) = (offset.to_string(), SLICE.to_string());
+        let arguments = ["--offset", &from, "--length", &length, path];
+        let trimmed = self.host.run(Tool::Fstrim, &arguments, None, lock).await?.ok(Tool::Fstrim, device.node());
+        if trimmed.is_err() || offset + SLICE >= device.size() {
+            // Also if it failed: a disk that takes no trim is not to be asked again every hour.
             record.trim = Some(Trim { week });
             self.records.save(volume, &record).await?;
         }
-        let (from, length) = (offset.to_string(), SLICE.to_string());
-        let arguments = ["--offset", &from, "--length", &length, path];
-        self.host.run(Tool::Fstrim, &arguments, None, lock).await?.ok(Tool::Fstrim, device.node())?;
-        Ok(is_last)
+        trimmed.map(|_| Some(device.size()))
     }
 }
 

@@ -22,9 +22,15 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 impl Core {
     /// Unmounts everything that is mounted at exactly `path`, and removes the directory or file.
     pub(super) async fn clear(&self, volume: &VolumeId, path: &Path) -> Result<(), Error> {
+        self.unmount_all(volume, path).await?;
+        self.remove(path).await
+    }
+
+    /// Unmounts everything that is mounted at exactly `path`.
+    pub(super) async fn unmount_all(&self, volume: &VolumeId, path: &Path) -> Result<(), Error> {
         for _ in 0..MAX_STACKED {
             let mounts = self.host.mounts().await?;
-            let Some(mount) = mountinfo::at(&mounts, path) else { return self.remove(path).await };
+            let Some(mount) = mountinfo::at(&mounts, path) else { return Ok(()) };
             let gone = match self.owner(volume, mount).await? {
                 Owner::Volume(_) => false,
                 Owner::Gone => true,
@@ -75,6 +81,8 @@ impl Core {
             }
         };
         if lazily {
+            // It would unmount whatever is there when it comes to itself.
+            drop(unmounting);
             warn!(%volume, path = %path.display(), "the disk is dead; unmounting lazily");
             match self.host.unmount(path, true).await {
                 Ok(()) => {}

@@ -12,7 +12,7 @@ use nix::{
     sys::stat::{major, minor},
 };
 
-use super::{DeviceNumber, Disk, Found, Mapping, Open, OpenDisk, Serial};
+use super::{DeviceNumber, Disk, Errno, Found, Mapping, Open, OpenDisk, Serial, errno};
 use crate::error::Error;
 
 /// sysfs counts sizes in sectors of 512 bytes, whatever the disk's own are.
@@ -83,6 +83,8 @@ pub(super) fn serial(file: &Path) -> Serial {
             Err(_) => Serial::Absent,
         },
         Err(cause) if cause.kind() == ErrorKind::NotFound => Serial::Absent,
+        // It is just being taken away.
+        Err(cause) if [Errno::ENODEV, Errno::ENXIO].contains(&errno(&cause)) => Serial::Absent,
         Err(cause) => Serial::Unreadable(cause.to_string()),
     }
 }

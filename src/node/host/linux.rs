@@ -5,10 +5,14 @@ use std::{
     io::{self, ErrorKind},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use nix::{
+    errno::Errno,
     fcntl::OFlag,
     mount::{MntFlags, mount, umount2},
     sys::{
@@ -72,12 +76,29 @@ impl Linux {
     }
 }
 
+/// Somebody waits for a call.
+struct Waiting(Arc<AtomicBool>);
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 /// Keeps what this process holds, and so the keys that come by, out of core files and from other processes. What it
 /// starts leaves no core file either.
 pub fn forbid_core_dumps() -> io::Result<()> {
-    // A core file that goes through a pipe heeds no limit, but this.
+    // A core file that goes through a pipe heeds no limit of 0, but this.
     set_dumpable(false)?;
-    Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
+    // Nor does one of a program that is started heed it; but at a limit of 1 the kernel starts no pipe, and writes no file
+    // (core(5), do_coredump).
+    Ok(setrlimit(Resource::RLIMIT_CORE, 1, 1)?)
 }
 
 /// Runs a system call that may block where it blocks nobody else.
@@ -164,6 +185,8 @@ impl Host for Linux {
     async fn unmount(&self, target: &Path, lazy: bool) -> io::Result<()> {
         let target = target.to_owned();
         let how = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+        let waiting = Waiting::default();
+        let is_wanted = Arc::clone(&waiting.0);
         blocking(move || {
             if !lazy {
                 // An unmount writes nothing back while another mount namespace still has the file system, as a
@@ -176,6 +199,10 @@ impl Host for Linux {
                 }
             }
             all_started();
+            if !is_wanted.load(Ordering::Acquire) {
+                // Nobody waits any more, and by now something else may be mounted there.
+                return Err(Errno::ECANCELED.into());
+            }
             Ok(umount2(&target, how | MntFlags::UMOUNT_NOFOLLOW)?)
         })
         .await
@@ -272,7 +299,8 @@ fn mount_table() -> io::Result<Vec<Mount>> {
             "devtmpfs" | "tmpfs" if mount.root != Path::new("/") => mount.target.clone(),
             _ => continue,
         };
-        if let Ok(Found::Block(number)) = disk::look(&behind, false) {
+        // udev has btrfs name mappings by a link.
+        if let Ok(Found::Block(number)) = disk::look(&behind, mount.fs_type == "btrfs") {
             mount.device = number;
             mount.is_node = mount.fs_type != "btrfs";
         }

@@ -97,7 +97,10 @@ impl Serials {
                     let serial = disk::serial(&identity.file);
                     serials.told(|told| {
                         told.asked.remove(&identity);
-                        if let Serial::Text(text) = &serial {
+                        // An empty one may be a disk that failed to tell (virtio): it is asked again.
+                        if let Serial::Text(text) = &serial
+                            && !text.is_empty()
+                        {
                             told.known.insert(identity, text.clone());
                         }
                     });

@@ -29,6 +29,12 @@ fn write_and_delete(machine: &Machine) {
     nix::unistd::syncfs(fs::File::open(machine.path("staging")).unwrap()).unwrap();
 }
 
+async fn trim(machine: &Machine, when: SystemTime) {
+    for trimming in machine.node.trim_what_is_due(when).await {
+        trimming.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_file_system_is_trimmed_once_a_week_if_its_class_says_so() {
     let Some(mut machine) = Machine::new() else { return };
@@ -39,14 +45,14 @@ async fn a_file_system_is_trimmed_once_a_week_if_its_class_says_so() {
             machine.stage_as(Stage { discard, ..machine.stage_of(fs) }).await.unwrap();
             write_and_delete(&machine);
             let (before, ran) = (allocated(&disk), machine.runs_of(Tool::Fstrim));
-            machine.node.trim_what_is_due(now).await;
+            trim(&machine, now).await;
             assert_eq!(machine.runs_of(Tool::Fstrim), ran, "{fs}: not due yet");
             machine.restart(None);
             let mut weeks = 0;
             loop {
                 weeks += 1;
                 for _ in 0..3 {
-                    machine.node.trim_what_is_due(now + WEEK * weeks).await;
+                    trim(&machine, now + WEEK * weeks).await;
                 }
                 let trims = if discard == Discard::Weekly { weeks as usize } else { 0 };
                 assert_eq!(machine.runs_of(Tool::Fstrim), ran + trims, "{fs} {discard:?}");
@@ -60,7 +66,7 @@ async fn a_file_system_is_trimmed_once_a_week_if_its_class_says_so() {
             }
             let ran = machine.runs_of(Tool::Fstrim);
             machine.unstage().await.unwrap();
-            machine.node.trim_what_is_due(now + WEEK * 1000).await;
+            trim(&machine, now + WEEK * 1000).await;
             assert_eq!(machine.runs_of(Tool::Fstrim), ran, "{fs}: is not staged");
         }
         machine.hide(&disk);
@@ -78,4 +84,24 @@ async fn discard_online_is_a_mount_option() {
     while allocated(&disk) >= 48 * MIB {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_trim_keeps_no_call_waiting_for_more_than_a_slice() {
+    let Some(machine) = Machine::new() else { return };
+    // Slices are of 64 GiB.
+    machine.attach(512 * 1024);
+    machine.stage_as(Stage { discard: Discard::Weekly, ..machine.stage_of(FsType::Ext4) }).await.unwrap();
+    machine.node.publish(machine.publish_of("target", false)).await.unwrap();
+    let trims = machine.node.trim_what_is_due(SystemTime::now() + WEEK).await;
+    while machine.runs_of(Tool::Fstrim) == 0 {
+        tokio::task::yield_now().await;
+    }
+    machine.unpublish("target").await.unwrap();
+    machine.unstage().await.unwrap();
+    for trimming in trims {
+        trimming.await.unwrap();
+    }
+    assert!(machine.runs_of(Tool::Fstrim) < 8, "the whole trim was waited for");
+    assert!(machine.mounts().is_empty());
 }

@@ -102,7 +102,8 @@ impl Host for Watched {
             assert!(arguments.iter().all(|argument| !argument.contains(key)), "the key is among the arguments");
         }
         // Programs that look or try on paper change nothing.
-        if tool != Tool::Blkid && !arguments.contains(&"-N") {
+        let on_paper = arguments.contains(&"-N") || tool == Tool::MkfsExt4 && arguments.contains(&"-n");
+        if tool != Tool::Blkid && !on_paper {
             self.ran.lock().unwrap().push(tool);
         }
         let mishap = self.mishap.lock().unwrap().take_if(|(before, _)| *before == tool);
