@@ -79,6 +79,8 @@ impl Core {
                 None => disk,
                 Some(key) => self.unlocked(&disk, wanted, key, options.is_none(), lock).await?,
             };
+            // Anew: what was unlocked may have the number of a mapping that another volume had a moment ago.
+            let mounts = self.host.mounts().await?;
             match options {
                 None => self.stage_node(&device, &mounts).await,
                 Some(options) => self.stage_mount(request, &device, wanted, &options, &mounts, lock).await,

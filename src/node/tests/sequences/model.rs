@@ -85,6 +85,9 @@ impl Model {
             staging: at(Place::Staging),
             targets,
         };
+        if state.may_be_known() {
+            return Either;
+        }
         match call {
             Call::Stage { read_only, other_fs, wrong_key } => state.stage(read_only, other_fs, wrong_key),
             Call::Unstage => state.unstage(),
@@ -273,6 +276,12 @@ impl State<'_> {
     /// Whether the disk cannot be proven to be the volume's.
     fn in_doubt(&self) -> bool {
         self.shown.twin || self.shown.mute || self.shown.link == Leads::Wrong
+    }
+
+    /// Whether a disk that tells no serial is the only doubt, and the volume's was proven before: then it still is, unless
+    /// it is that disk, or the record is of another run of the kernel.
+    fn may_be_known(&self) -> bool {
+        self.shown.mute && self.is_staged && !self.shown.twin && self.shown.link != Leads::Wrong
     }
 
     fn cannot_be_proven(&self) -> bool {
