@@ -236,11 +236,6 @@ impl Device {
         self.top().size
     }
 
-    /// The number of the disk itself.
-    pub(crate) fn disk_number(&self) -> DeviceNumber {
-        self.disk.number
-    }
-
     /// The size in bytes of the disk itself.
     pub(crate) fn disk_size(&self) -> u64 {
         self.disk.size

@@ -69,6 +69,9 @@ impl Core {
             discard: request.discard != Discard::Never || options.as_ref().is_some_and(Options::discards),
         };
         let mounts = self.free_of_the_dead(volume, path, &disk, lock).await?;
+        if options.is_some() || request.key.is_some() {
+            not_shown(&disk, &mounts)?;
+        }
         let before = Before {
             mounted: mountinfo::at(&mounts, path).is_some(),
             unlocked: self.mapping(volume).await?.is_some(),
@@ -189,15 +192,12 @@ impl Core {
     /// Refuses a disk that a workload has as a raw block volume, or that is staged at another path (CSI: all publishes
     /// of a volume on a node are of one staging path).
     async fn is_free(&self, device: &Device, path: &Path, mounts: &[Mount]) -> Result<(), Error> {
+        not_shown(device, mounts)?;
         let volume = device.volume();
-        let places = [device.number(), device.disk_number()].map(|number| places_of(mounts, number));
-        if let Some(mount) = places.iter().flatten().find(|mount| mount.is_node) {
-            let at = mount.target.display();
-            return Err(Error::Precondition(format!("volume {volume} is published as a raw block volume at {at}")));
-        }
         let record = self.records.load::<Staged>(volume).await?;
         let elsewhere = record.and_then(|record| record.staging_path).filter(|staged| staged != path);
-        match elsewhere.filter(|staged| places.iter().flatten().any(|mount| mount.target == *staged)) {
+        let places = places_of(mounts, device.number());
+        match elsewhere.filter(|staged| places.iter().any(|mount| mount.target == *staged)) {
             Some(staged) => Err(Error::Precondition(format!(
                 "volume {volume} is staged at {}; it has to be unstaged there first",
                 staged.display()
@@ -292,5 +292,17 @@ impl Core {
         if let Err(error) = flushed.await {
             warn!(%volume, error = %error.chain(), "the disk could not be flushed");
         }
+    }
+}
+
+/// Refuses a device that a workload has as a raw block volume.
+fn not_shown(device: &Device, mounts: &[Mount]) -> Result<(), Error> {
+    match places_of(mounts, device.number()).into_iter().find(|mount| mount.is_node) {
+        Some(mount) => Err(Error::Precondition(format!(
+            "volume {} is published as a raw block volume at {}; it has to be unpublished there first",
+            device.volume(),
+            mount.target.display()
+        ))),
+        None => Ok(()),
     }
 }

@@ -128,6 +128,16 @@ async fn a_disk_that_holds_something_is_never_encrypted_in_its_place() {
     let disk = machine.attach(DISK_MIB);
     let error = refused(&machine, &disk, Stage { blank: false, ..stage_of(&machine, FsType::Ext4) }).await;
     assert!(matches!(error, Error::DiskRefused { .. }), "{error}");
+    // Nor one that a workload has as a raw block volume, be it blank.
+    machine.stage_as(Stage { access: Access::Block, ..machine.stage_of(FsType::Ext4) }).await.unwrap();
+    let publish = Publish { access: Access::Block, ..machine.publish_of("device", false) };
+    machine.node.publish(publish).await.unwrap();
+    let before = disk.sum();
+    let error = machine.stage_as(stage_of(&machine, FsType::Ext4)).await.unwrap_err();
+    assert!(matches!(&error, Error::Precondition(text) if text.contains("raw block")), "{error}");
+    assert!(disk.sum() == before && !is_unlocked());
+    machine.unpublish("device").await.unwrap();
+    machine.unstage().await.unwrap();
     // And what is encrypted is no plain volume.
     machine.stage_as(stage_of(&machine, FsType::Ext4)).await.unwrap();
     machine.unstage().await.unwrap();
