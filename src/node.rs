@@ -173,6 +173,8 @@ struct Core {
     /// Devices and mounts that have not answered yet, so that no second thread hangs on them.
     silent: Arc<Mutex<HashSet<PathBuf>>>,
     refusals: Refusals,
+    /// Volumes whose file systems are being trimmed.
+    trimming: Mutex<HashSet<VolumeId>>,
 }
 
 /// The volumes of this machine.
@@ -189,7 +191,15 @@ impl Node {
 
     fn with_patience(host: Arc<dyn Host>, profile: &'static Profile, tasks: TaskTracker, patience: Patience) -> Self {
         let records = Records::new(host.paths().state_dir.clone());
-        let core = Core { host, profile, records, patience, silent: Arc::default(), refusals: Refusals::default() };
+        let core = Core {
+            host,
+            profile,
+            records,
+            patience,
+            silent: Arc::default(),
+            refusals: Refusals::default(),
+            trimming: Mutex::default(),
+        };
         Self { core: Arc::new(core), operations: Operations::new(tasks) }
     }
 

@@ -122,8 +122,7 @@ pub(crate) async fn check(host: &dyn Host, device: &Device, fs: FsType, lock: &L
     let damaged = |remedy: String| {
         let volume = device.volume();
         Error::Precondition(format!(
-            "volume {volume}: the {fs} file system on {node} is damaged, or made for a newer kernel, and was not mounted; \
-             {remedy}"
+            "volume {volume}: the {fs} file system on {node} is damaged and was not mounted; {remedy}"
         ))
     };
     match fs {
@@ -148,7 +147,7 @@ pub(crate) async fn check(host: &dyn Host, device: &Device, fs: FsType, lock: &L
                 _ => Err(output.error(Tool::E2fsck, device.node())),
             }
         }
-        FsType::Xfs => Err(damaged(format!("run xfs_repair {node} on this node"))),
+        FsType::Xfs => Err(damaged(format!("unless it is for a newer kernel, run xfs_repair {node} on this node"))),
         FsType::Btrfs => Err(damaged(format!("run btrfs check {node} on this node, and see btrfs-rescue(8)"))),
     }
 }

@@ -160,7 +160,8 @@ impl Core {
             return Vec::new();
         }
         let message = format!(
-            "no volume can be staged while the serial of a disk cannot be read, since it may be any: {}",
+            "no volume that comes to this node can be staged while the serial of a disk cannot be read, since it may be \
+             any: {}",
             silent.join(", ")
         );
         vec![Ailment { severity: Severity::Degraded, reason: "SerialUnreadable", message }]

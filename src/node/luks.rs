@@ -111,7 +111,7 @@ impl Core {
         let disks = self.host.disks().await?;
         match device::mapping_in(&disks, &name) {
             Some(stale) if !device::lies_on(stale, &name, device.number()) => {
-                warn!(volume = %device.volume(), mapping = name, "was unlocked on a disk that is not there any more");
+                warn!(volume = %device.volume(), mapping = name, "another mapping has the name, of a disk that was taken away or not ours; locking that");
                 self.lock_mapping(device.volume(), stale, false, lock).await
             }
             _ => Ok(()),

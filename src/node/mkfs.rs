@@ -136,8 +136,10 @@ pub(super) async fn try_on_paper(
     arguments.push(device.node_str().to_owned());
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let output = host.run(tool, &arguments, None, lock).await?;
-    if output.success() {
-        return Ok(());
+    match output.code {
+        Some(0) => return Ok(()),
+        Some(1) => {}
+        _ => return Err(output.error(tool, device.node())),
     }
     let said = if output.stderr.trim().is_empty() { output.stdout } else { output.stderr };
     Err(Error::invalid("volume_context[mkfs_options]", format!("{} refuses them: {}", tool.program(), said.trim())))

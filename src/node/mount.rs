@@ -38,7 +38,10 @@ impl Core {
         device.verify().await?;
         if let Err(cause) = self.try_mount(device, fs, path, options).await {
             match errno(&cause) {
-                Errno::EINVAL if options.has_data() && self.mounts_without_options(device, fs, path).await? => {
+                Errno::EINVAL
+                    if options.has_data()
+                        && (options.forgo_replay() || self.mounts_without_options(device, fs, path).await?) =>
+                {
                     let problem = format!("the kernel refuses to mount {fs} with {}; see its log", options.data(fs));
                     return Err(Error::invalid("mount_flags", problem));
                 }

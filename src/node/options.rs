@@ -103,6 +103,12 @@ impl Options {
         data.join(",")
     }
 
+    /// Whether the disk is to stay as it was before its last writes: no mount without these options may be tried.
+    pub(crate) fn forgo_replay(&self) -> bool {
+        let words = ["noload", "norecovery", "nologreplay"];
+        self.data.iter().any(|option| words.iter().any(|word| option.contains(word)))
+    }
+
     /// Whether what is deleted is to be told to the disk at once.
     pub(crate) fn discards(&self) -> bool {
         self.data.iter().any(|option| option == "discard" || option.starts_with("discard="))

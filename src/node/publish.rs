@@ -14,12 +14,12 @@
 
 use std::path::Path;
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     Core, Publish,
     device::Device,
-    host::{Disk, Serial, Tool},
+    host::{DeviceNumber, Disk, Serial, Tool},
     lock::Lock,
     luks,
     mount::{agree, places_of, taken, writable},
@@ -170,7 +170,16 @@ impl Core {
                 return Ok(());
             }
             let known = record.known_in(self.host.boot());
-            let disk = Device::prove(&self.host, self.profile.link_prefix, volume, &record.serial, known).await?;
+            let proven = Device::prove(&self.host, self.profile.link_prefix, volume, &record.serial, known).await;
+            let disk = match proven {
+                Ok(disk) => disk,
+                Err(error) if self.tells_its_serial(number).await? => return Err(error),
+                Err(error) => {
+                    // It is let go of as it is; the flag goes with it.
+                    warn!(%volume, error = error.chain(), "a disk that fails was not made writable again");
+                    return Ok(());
+                }
+            };
             let device = if record.encrypted { disk.mapped(&luks::name(volume)).await? } else { Some(disk) };
             if let Some(device) = device {
                 let tool = Tool::Blockdev;
@@ -179,6 +188,16 @@ impl Core {
         }
         record.set_read_only = false;
         self.records.save(volume, &record).await
+    }
+
+    /// Whether the disk of this number, or beneath it, tells what its serial is.
+    async fn tells_its_serial(&self, number: DeviceNumber) -> Result<bool, Error> {
+        let found = self.host.disk(number).await?;
+        let disk = match found.as_ref().and_then(|found| found.mapping.as_ref()?.over.first()) {
+            Some(beneath) => self.host.disk(*beneath).await?,
+            None => found,
+        };
+        Ok(disk.is_some_and(|disk| matches!(disk.serial, Serial::Text(shown) if !shown.is_empty())))
     }
 
     /// The volume's disk, or what unlocks it, by the serial in the request, in the record, or of the disk that is staged.

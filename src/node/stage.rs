@@ -25,7 +25,7 @@ use super::{
     device::{self, Device},
     filesystem,
     format::Wanted,
-    host::{DeviceNumber, Open, Serial},
+    host::{DeviceNumber, Disk, Open, Serial},
     lock::Lock,
     luks,
     mount::{agree, places_of, taken},
@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    volume::{Access, Discard, FsType, VolumeId},
+    volume::{Access, Discard, FsType, MkfsOptions, VolumeId},
 };
 
 /// How things stood before a stage.
@@ -61,11 +61,12 @@ impl Core {
             Access::Mount { flags, .. } => Some(Options::parse(flags, request.read_only)?.with(request.discard)),
             Access::Block => None,
         };
+        let no_file_system = MkfsOptions::default();
         let wanted = Wanted {
             fs: request.access.fs_type(),
             size: attachment.size,
             blank: request.blank,
-            mkfs_options: &request.mkfs_options,
+            mkfs_options: if options.is_some() { &request.mkfs_options } else { &no_file_system },
             discard: request.discard != Discard::Never || options.as_ref().is_some_and(Options::discards),
         };
         let mounts = self.free_of_the_dead(volume, path, &disk, lock).await?;
@@ -74,7 +75,10 @@ impl Core {
         }
         let before = Before {
             mounted: mountinfo::at(&mounts, path).is_some(),
-            unlocked: self.mapping(volume).await?.is_some(),
+            unlocked: self
+                .mapping(volume)
+                .await?
+                .is_some_and(|mapping| device::lies_on(&mapping, &luks::name(volume), disk.number())),
             recorded: record.is_some(),
         };
         let staged = async {
@@ -99,8 +103,9 @@ impl Core {
     /// Undoes what a stage has done that failed: the kubelet takes that for none, and never asks for its end.
     async fn undo(&self, volume: &VolumeId, path: &Path, before: Before, lock: &Lock) {
         let undone = async {
-            if !before.mounted && mountinfo::at(&self.host.mounts().await?, path).is_some() {
-                self.clear(volume, path).await?;
+            let is_mounted = !before.mounted && mountinfo::at(&self.host.mounts().await?, path).is_some();
+            if is_mounted {
+                self.unmount_all(volume, path).await?;
             }
             if !before.unlocked {
                 self.lock_volume(volume, lock).await?;
@@ -108,7 +113,7 @@ impl Core {
             if !before.recorded {
                 self.records.forget::<Staged>(volume).await?;
             }
-            Ok::<(), Error>(())
+            if is_mounted { self.remove(path).await } else { Ok(()) }
         };
         if let Err(error) = undone.await {
             warn!(%volume, path = %path.display(), error = error.chain(), "a stage that failed is not wholly undone");
@@ -120,6 +125,10 @@ impl Core {
         if let Some(mount) = places_of(mounts, device.number()).into_iter().find(|mount| !mount.is_node) {
             let (volume, at) = (device.volume(), mount.target.display());
             return Err(Error::Precondition(format!("volume {volume} is mounted as a file system at {at}")));
+        }
+        if !device.is_mapping() && device.mapped(&luks::name(device.volume())).await?.is_some() {
+            let volume = device.volume();
+            return Err(Error::Precondition(format!("volume {volume} is staged as an encrypted one")));
         }
         // What the workload writes must never be taken for what a mkfs has left.
         self.records.forget::<Formatting>(device.volume()).await?;
@@ -265,8 +274,13 @@ impl Core {
     /// what unlocks this very disk.
     pub(super) async fn number_of(&self, volume: &VolumeId, record: &Staged) -> Result<Option<DeviceNumber>, Error> {
         let disks = self.host.disks().await?;
-        let is = |shown: &Serial| matches!(shown, Serial::Text(shown) if device::is_same(shown, &record.serial));
-        let Some(disk) = disks.iter().find(|disk| is(&disk.serial)) else { return Ok(None) };
+        let known = record.known_in(self.host.boot());
+        let is = |disk: &&Disk| match &disk.serial {
+            Serial::Text(shown) if !shown.is_empty() => device::is_same(shown, &record.serial),
+            // One that fails tells none any more.
+            _ => known.is_some() && disk.diskseq == known,
+        };
+        let Some(disk) = disks.iter().find(is) else { return Ok(None) };
         if !record.encrypted {
             return Ok(Some(disk.number));
         }

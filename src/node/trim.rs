@@ -1,13 +1,12 @@
 //! Trim: the free space of file systems is told to their disks once a week, where the class says so.
 //!
-//! It goes in slices, for each of which it has the volume's lock, so that no call waits for more than a slice; a call
-//! that comes puts off the rest. Which hour of the week is a volume's own follows from its id, so that a fleet does not trim at once; and since that hour is
+//! It goes in slices, for each of which it has the volume's lock, so that no call waits for more than a slice. Which hour of the week is a volume's own follows from its id, so that a fleet does not trim at once; and since that hour is
 //! fixed, a volume that moves often is trimmed too.
 
 use std::{
     collections::hash_map::DefaultHasher,
     hash::{Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -76,9 +75,15 @@ impl Node {
         due.map(|(volume, week)| {
             let core = Arc::clone(&self.core);
             tokio::spawn(async move {
-                match core.trim(&volume, week).await {
+                if !core.trimming.lock().unwrap_or_else(PoisonError::into_inner).insert(volume.clone()) {
+                    return debug!(%volume, "is being trimmed since the last look");
+                }
+                let trimmed = core.trim(&volume, week).await;
+                core.trimming.lock().unwrap_or_else(PoisonError::into_inner).remove(&volume);
+                match trimmed {
                     Ok(true) => info!(%volume, "trimmed"),
                     Ok(false) => debug!(%volume, "not trimmed now: it is worked on, or not mounted for writing"),
+                    Err(error @ Error::NotYet(_)) => debug!(%volume, %error, "not trimmed now"),
                     Err(error) => warn!(%volume, error = error.chain(), "not trimmed"),
                 }
             })
@@ -90,10 +95,15 @@ impl Node {
 impl Core {
     /// Trims the volume's file system; gives whether it came to the end.
     async fn trim(&self, volume: &VolumeId, week: u64) -> Result<bool, Error> {
+        let state_dir = &self.host.paths().state_dir;
+        let Some(mut lock) = Lock::try_take(state_dir, volume)? else { return Ok(false) };
         let mut offset = 0;
         loop {
-            let Some(lock) = Lock::try_take(&self.host.paths().state_dir, volume)? else { return Ok(false) };
-            let Some(end) = self.trim_slice(volume, offset, week, &lock).await? else { return Ok(false) };
+            let end = self.trim_slice(volume, offset, week, &lock).await;
+            if self.records.is_empty(volume) {
+                lock.remove();
+            }
+            let Some(end) = end? else { return Ok(false) };
             offset += SLICE;
             if offset >= end {
                 return Ok(true);
@@ -101,6 +111,7 @@ impl Core {
             drop(lock);
             // Whoever waits for the lock has it before the next slice.
             sleep(BETWEEN_SLICES).await;
+            lock = Lock::take(state_dir, volume).await?;
         }
     }
 
