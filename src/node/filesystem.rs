@@ -2,14 +2,14 @@
 //!
 //! Nothing here decides whether a disk may be formatted: that is `format`'s, on `blank`'s proof.
 
-use std::{fmt, io, path::Path};
+use std::{fmt, path::Path};
 
 use tracing::info;
 
 use super::{
     blank,
     device::Device,
-    host::{Host, Output, Tool},
+    host::{Host, Output, Tool, on_disk},
     lock::Lock,
 };
 use crate::{error::Error, volume::FsType};
@@ -215,8 +215,8 @@ fn superblock_of(fs: FsType) -> u64 {
 pub(crate) async fn has_traces(device: &Device, fs: FsType) -> Result<bool, Error> {
     let mut places = vec![0, 1024, BTRFS_SUPERBLOCK];
     places.extend(blank::superblocks(device.size()));
-    let (disk, size) = (device.held(), device.size());
-    let found = tokio::task::spawn_blocking(move || -> io::Result<bool> {
+    let size = device.size();
+    on_disk(device.held(), "read", device.node(), move |disk| {
         for place in places {
             let start = place - place % BLOCK as u64;
             let length = usize::try_from((size - start).min(2 * BLOCK as u64)).expect("at most two blocks");
@@ -232,19 +232,12 @@ pub(crate) async fn has_traces(device: &Device, fs: FsType) -> Result<bool, Erro
             }
         }
         Ok(false)
-    });
-    found
-        .await
-        .map_err(|panicked| Error::Panicked(panicked.to_string()))?
-        .map_err(|cause| Error::io("read", device.node(), cause))
+    })
+    .await
 }
 
 async fn read(device: &Device, offset: u64) -> Result<Vec<u8>, Error> {
-    let disk = device.held();
-    tokio::task::spawn_blocking(move || disk.read(offset, BLOCK))
-        .await
-        .map_err(|panicked| Error::Panicked(panicked.to_string()))?
-        .map_err(|cause| Error::io("read", device.node(), cause))
+    on_disk(device.held(), "read", device.node(), move |disk| disk.read(offset, BLOCK)).await
 }
 
 #[cfg(test)]

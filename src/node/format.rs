@@ -24,7 +24,7 @@ use super::{
     Core, blank,
     device::Device,
     filesystem::{self, Content},
-    host::Open,
+    host::{Open, on_disk},
     lock::Lock,
     mkfs,
     record::{Formatting, Luks},
@@ -198,10 +198,7 @@ impl Core {
         if disk.number() != device.number() {
             return Err(refused(device, format!("its node is device {} now", disk.number()), "repeat the call"));
         }
-        tokio::task::spawn_blocking(move || disk.write_zeroes(0, HEAD_BYTES).and_then(|()| disk.sync()))
-            .await
-            .map_err(|panicked| Error::Panicked(panicked.to_string()))?
-            .map_err(|cause| Error::io("wipe", node, cause))
+        on_disk(disk, "wipe", node, |disk| disk.write_zeroes(0, HEAD_BYTES).and_then(|()| disk.sync())).await
     }
 
     async fn make(
@@ -243,11 +240,7 @@ impl Core {
 
 /// Brings everything written to the device to its medium.
 pub(super) async fn sync(device: &Device) -> Result<(), Error> {
-    let disk = device.held();
-    tokio::task::spawn_blocking(move || disk.sync())
-        .await
-        .map_err(|panicked| Error::Panicked(panicked.to_string()))?
-        .map_err(|cause| Error::io("sync", device.node(), cause))
+    on_disk(device.held(), "sync", device.node(), |disk| disk.sync()).await
 }
 
 /// The error of a device that is not touched, for what was found on it.

@@ -149,6 +149,17 @@ pub trait OpenDisk: Send + Sync {
     fn sync(&self) -> io::Result<()>;
 }
 
+/// Works on an open disk, where it blocks nobody else.
+pub(crate) async fn on_disk<T: Send + 'static>(
+    disk: Arc<dyn OpenDisk>,
+    doing: &'static str,
+    node: &Path,
+    work: impl FnOnce(&dyn OpenDisk) -> io::Result<T> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(move || work(disk.as_ref())).await;
+    done.map_err(|panicked| Error::Panicked(panicked.to_string()))?.map_err(|cause| Error::io(doing, node, cause))
+}
+
 /// Something that tells when disks may have come or gone.
 #[async_trait::async_trait]
 pub trait Arrivals: Send {

@@ -25,7 +25,7 @@ use super::{
     device::{self, Device},
     filesystem,
     format::Wanted,
-    host::{DeviceNumber, Disk, Open, Serial},
+    host::{DeviceNumber, Disk, Open, Serial, on_disk},
     lock::Lock,
     luks,
     mount::{agree, places_of, taken},
@@ -298,10 +298,7 @@ impl Core {
             if open.number() != number {
                 return Ok(());
             }
-            let synced = tokio::task::spawn_blocking(move || open.sync()).await;
-            synced
-                .map_err(|panicked| Error::Panicked(panicked.to_string()))?
-                .map_err(|cause| Error::io("sync", node, cause))
+            on_disk(open, "sync", &node, |disk| disk.sync()).await
         };
         if let Err(error) = flushed.await {
             warn!(%volume, error = %error.chain(), "the disk could not be flushed");
