@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use super::{
     device::Device,
+    format::refused,
     host::{Host, Open, OpenDisk},
 };
 use crate::error::Error;
@@ -44,12 +45,7 @@ type Region = (u64, u64);
 /// # Errors
 /// [`Error::DiskRefused`] with what was found, and where; also if something could not be read.
 pub(crate) async fn prove(device: &Device, host: &dyn Host, least: Option<u64>) -> Result<(), Error> {
-    let refused = |found: String, remedy: &str| Error::DiskRefused {
-        volume: device.volume().to_string(),
-        device: device.node().display().to_string(),
-        found,
-        remedy: remedy.to_owned(),
-    };
+    let refused = |found: String, remedy: &str| refused(device, found, remedy);
     let size = device.size();
     if size == 0 || least.is_some_and(|least| size < least) {
         let found = format!("it has {size} bytes, the cloud says {}", least.unwrap_or_default());

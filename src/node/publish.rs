@@ -169,10 +169,8 @@ impl Core {
             if !places_of(&self.host.mounts().await?, number).is_empty() {
                 return Ok(());
             }
-            let known = record.known_in(self.host.boot());
-            let proven = Device::prove(&self.host, self.profile.link_prefix, volume, &record.serial, known).await;
-            let disk = match proven {
-                Ok(disk) => disk,
+            let device = match self.staged_device(volume, &record).await {
+                Ok(device) => device,
                 Err(error) if self.tells_its_serial(number).await? => return Err(error),
                 Err(error) => {
                     // It is let go of as it is; the flag goes with it.
@@ -180,7 +178,6 @@ impl Core {
                     return Ok(());
                 }
             };
-            let device = if record.encrypted { disk.mapped(&luks::name(volume)).await? } else { Some(disk) };
             if let Some(device) = device {
                 let tool = Tool::Blockdev;
                 self.host.run(tool, &["--setrw", device.node_str()], None, lock).await?.ok(tool, device.node())?;
@@ -188,6 +185,13 @@ impl Core {
         }
         record.set_read_only = false;
         self.records.save(volume, &record).await
+    }
+
+    /// The disk that the record is of, or what unlocks it, proven; of an encrypted one that is locked there is none.
+    pub(super) async fn staged_device(&self, volume: &VolumeId, record: &Staged) -> Result<Option<Device>, Error> {
+        let (prefix, known) = (self.profile.link_prefix, record.known_in(self.host.boot()));
+        let disk = Device::prove(&self.host, prefix, volume, &record.serial, known).await?;
+        if record.encrypted { disk.mapped(&luks::name(volume)).await } else { Ok(Some(disk)) }
     }
 
     /// Whether the disk of this number, or beneath it, tells what its serial is.

@@ -18,10 +18,8 @@ use tracing::{debug, info, warn};
 
 use super::{
     Core, Node,
-    device::Device,
     host::Tool,
     lock::Lock,
-    luks,
     mount::places_of,
     record::{Staged, Trim},
 };
@@ -118,10 +116,7 @@ impl Core {
     /// Trims a slice; gives where the last one ends, or nothing if there is nothing to be trimmed.
     async fn trim_slice(&self, volume: &VolumeId, offset: u64, week: u64, lock: &Lock) -> Result<Option<u64>, Error> {
         let Some(mut record) = self.records.load::<Staged>(volume).await? else { return Ok(None) };
-        let (prefix, known) = (self.profile.link_prefix, record.known_in(self.host.boot()));
-        let disk = Device::prove(&self.host, prefix, volume, &record.serial, known).await?;
-        let device = if record.encrypted { disk.mapped(&luks::name(volume)).await? } else { Some(disk) };
-        let Some(device) = device else { return Ok(None) };
+        let Some(device) = self.staged_device(volume, &record).await? else { return Ok(None) };
         let mounts = self.host.mounts().await?;
         let writable = places_of(&mounts, device.number())
             .into_iter()
