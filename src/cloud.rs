@@ -9,6 +9,7 @@ pub mod names;
 pub mod pace;
 pub mod queue;
 pub mod token;
+pub mod transport;
 pub mod vultr;
 pub mod watch;
 

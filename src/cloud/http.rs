@@ -4,9 +4,9 @@
 //! the request limit (429), a rotated token (401), a connection that never came about. Everything else that is not a
 //! clear answer is [`CloudError::Unknown`], and the caller finds out what happened.
 
-use std::{fmt, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use reqwest::{Client, Method, Response, StatusCode, header};
+use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -16,20 +16,16 @@ use super::{
     Account, CloudError,
     pace::{Pace, Priority},
     token::{self, TokenFile},
+    transport::{Sockets, Transport},
 };
 use crate::metrics::Metrics;
 
-/// The longest that one request may take; Vultr documents no limit of its own, its clients use 60 s.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a read, or a write that had no effect, is sent in all.
 const TRIES: u32 = 4;
 /// The first pause between two tries; it doubles, and is jittered so that several drivers do not march in step.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest that a `Retry-After` is obeyed for within one call; beyond that the caller is told.
 const LONGEST_HOLD: Duration = Duration::from_secs(60);
-/// An answer longer than this is not an answer of a block-storage API (500 volumes are about 300 kB).
-const LONGEST_ANSWER: usize = 16 << 20;
 
 /// A request, before it is sent.
 #[derive(Debug)]
@@ -49,9 +45,9 @@ pub struct Call {
 }
 
 /// A cloud's API over HTTP.
+#[derive(Debug)]
 pub struct Http {
-    client: Client,
-    base: String,
+    transport: Arc<dyn Transport>,
     token: TokenFile,
     pace: Pace,
     metrics: Metrics,
@@ -63,18 +59,16 @@ impl Http {
     /// A client of the account's API.
     ///
     /// # Errors
-    /// In words for the operator, if the TLS roots of this machine cannot be used.
+    /// In words for the operator, if there can be no HTTP client.
     pub fn new(account: Account, meaning: fn(StatusCode, &str) -> CloudError) -> Result<Self, String> {
-        let Account { api_url, token, pace, metrics } = account;
-        let client = Client::builder()
-            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(REQUEST_TIMEOUT)
-            // The token must not follow a redirect to somebody else.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| format!("the HTTP client cannot be built: {error}"))?;
-        Ok(Self { client, base: api_url, token, pace, metrics, meaning })
+        let sockets = Sockets::new(account.api_url.clone())?;
+        Ok(Self::over(Arc::new(sockets), account, meaning))
+    }
+
+    /// A client that reaches the account's API in a way of its own.
+    pub fn over(transport: Arc<dyn Transport>, account: Account, meaning: fn(StatusCode, &str) -> CloudError) -> Self {
+        let Account { token, pace, metrics, .. } = account;
+        Self { transport, token, pace, metrics, meaning }
     }
 
     /// Sends a request and returns the body of its 2xx answer.
@@ -127,35 +121,20 @@ impl Http {
     }
 
     async fn send_once(&self, call: &Call, token: &str) -> Result<Vec<u8>, Failure> {
-        let mut request = self
-            .client
-            .request(call.method.clone(), format!("{}{}", self.base, call.path))
-            .bearer_auth(token)
-            .header(header::ACCEPT, "application/json");
-        if !call.query.is_empty() {
-            request = request.query(&call.query);
+        let answer = self.transport.exchange(call, token).await.map_err(|lost| Failure {
+            error: CloudError::Unknown(lost.reason),
+            retry_after: None,
+            never_sent: lost.never_sent,
+        })?;
+        if answer.status.is_success() {
+            return Ok(answer.body);
         }
-        if let Some(body) = &call.body {
-            request = request.json(body);
-        }
-        let answer = request.send().await.map_err(Failure::of_transport)?;
-        let status = answer.status();
-        let retry_after = retry_after(&answer);
-        let body = read(answer).await?;
-        if status.is_success() {
-            return Ok(body);
-        }
-        let error = (self.meaning)(status, &String::from_utf8_lossy(&body));
+        let error = (self.meaning)(answer.status, &String::from_utf8_lossy(&answer.body));
         let limited = matches!(error, CloudError::RateLimited);
         // Vultr documents the header with its 429; whoever leaves it out means the same second.
-        let retry_after = if limited { retry_after.or(Some(Duration::from_secs(1))) } else { retry_after };
+        let retry_after =
+            if limited { answer.retry_after.or(Some(Duration::from_secs(1))) } else { answer.retry_after };
         Err(Failure { error, retry_after, never_sent: false })
-    }
-}
-
-impl fmt::Debug for Http {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Http").field("base", &self.base).field("token", &self.token).finish_non_exhaustive()
     }
 }
 
@@ -163,44 +142,6 @@ struct Failure {
     error: CloudError,
     retry_after: Option<Duration>,
     never_sent: bool,
-}
-
-impl Failure {
-    fn of_transport(error: reqwest::Error) -> Self {
-        let never_sent = error.is_connect() || error.is_builder();
-        Self { error: CloudError::Unknown(plain(error)), retry_after: None, never_sent }
-    }
-}
-
-/// The whole chain of a transport error, without the URL, which the span has.
-fn plain(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
-}
-
-async fn read(mut answer: Response) -> Result<Vec<u8>, Failure> {
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(Failure::of_transport)? {
-        if body.len() + chunk.len() > LONGEST_ANSWER {
-            let error = CloudError::Unknown(format!("the answer is longer than {LONGEST_ANSWER} bytes"));
-            return Err(Failure { error, retry_after: None, never_sent: false });
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// The seconds form of the header; the date form is not used by the clouds here.
-fn retry_after(answer: &Response) -> Option<Duration> {
-    let seconds: u64 = answer.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 fn label(error: &CloudError) -> &'static str {

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     Account, Attachment, Cloud, CloudError, NewVolume, Profile, Region, Volume, VolumePage, VolumeType, http::Http,
+    transport::Transport,
 };
 use crate::{
     error::Error,
@@ -56,6 +57,11 @@ impl Vultr {
     /// In words for the operator, if there can be no HTTP client.
     pub fn new(account: Account) -> Result<Self, String> {
         Ok(Self { http: Http::new(account, wire::meaning)? })
+    }
+
+    /// A client that reaches the API in a way of its own.
+    pub fn over(transport: Arc<dyn Transport>, account: Account) -> Self {
+        Self { http: Http::over(transport, account, wire::meaning) }
     }
 }
 
