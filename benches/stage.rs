@@ -99,7 +99,7 @@ async fn main() -> Outcome<()> {
         volume: volume.clone(),
         staging_path: disk.path("staging"),
         access: Access::Mount { fs_type: Some(FsType::Ext4), flags: Vec::new() },
-        attachment: Attachment { serial: SERIAL.to_owned(), size: Some(SIZE) },
+        attachment: Attachment::Disk { serial: SERIAL.to_owned(), size: Some(SIZE) },
         blank: true,
         read_only: false,
         key: None,

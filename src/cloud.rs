@@ -51,6 +51,8 @@ pub struct Profile {
     pub link_prefix: &'static str,
     /// Whether a serial looks like that of a volume of this cloud, not of some other disk of the machine.
     pub is_volume_serial: fn(&str) -> bool,
+    /// Whether a mount tag looks like that of a share of this cloud, not of something else that the machine mounts.
+    pub is_share_tag: fn(&str) -> bool,
     /// Reads the parameters of a `StorageClass`.
     pub volume_type: fn(&BTreeMap<String, String>) -> Result<&'static VolumeType, Error>,
     /// What the node needs to know to find an attached volume (CSI `publish_context`).
@@ -179,11 +181,19 @@ pub struct Region {
 
 /// What a node is told of a volume attached to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attachment {
-    /// The serial that the kernel shows.
-    pub serial: String,
-    /// The volume's size when it was attached; earlier drivers did not tell it.
-    pub size: Option<Gib>,
+pub enum Attachment {
+    /// A disk of its own.
+    Disk {
+        /// The serial that the kernel shows.
+        serial: String,
+        /// The volume's size when it was attached; earlier drivers did not tell it.
+        size: Option<Gib>,
+    },
+    /// A file system that the cloud serves to many machines (virtiofs).
+    Share {
+        /// The tag that the kernel knows it by on this machine.
+        tag: String,
+    },
 }
 
 /// Who an instance is, as its metadata service tells it.

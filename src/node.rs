@@ -4,6 +4,7 @@
 //! volume's lock, also against programs that an earlier run of the driver left working. The rooms:
 //!
 //! - `stage`, `publish`, `expand`, `trim`, `stats`, `health`: the operations, each with its states in the header;
+//! - `share`: file systems that the cloud serves to many machines, from their mount to their end;
 //! - `device`: proof of identity; `blank`: proof of blankness; `format`, `filesystem` and `mkfs`: what a disk
 //!   holds, and making it; `encrypt`, `luks` and `key`: encrypted disks; `mount`, `unmount`, `mountinfo`, `options`: the mount table and
 //!   changing it; `owner` and `place`: whose disk is where, and where that is;
@@ -28,6 +29,7 @@ mod owner;
 mod place;
 mod publish;
 mod record;
+mod share;
 mod stage;
 mod stats;
 mod trim;
@@ -37,7 +39,7 @@ use std::{
     collections::HashSet,
     fmt,
     future::Future,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -46,7 +48,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::luks::{PASSPHRASE, no_key};
-use self::{health::Refusals, lock::Lock, record::Records};
+use self::{health::Refusals, lock::Lock, mountinfo::Mount, record::Records};
 pub use self::{
     health::{Ailment, Severity},
     host::{Counts, Host, Linux, Paths, forbid_core_dumps},
@@ -69,7 +71,7 @@ pub struct Stage {
     pub staging_path: PathBuf,
     /// How workloads will see it.
     pub access: Access,
-    /// What the cloud says of its disk.
+    /// What the cloud says of its disk or share.
     pub attachment: Attachment,
     /// The disk may be formatted if it is proven blank.
     pub blank: bool,
@@ -98,7 +100,7 @@ pub struct Publish {
     pub read_only: bool,
     /// No other workload may have it at the same time (CSI: SINGLE_NODE_SINGLE_WRITER).
     pub single_writer: bool,
-    /// What the cloud says of its disk, if the request tells.
+    /// What the cloud says of its disk or share, if the request tells.
     pub attachment: Option<Attachment>,
 }
 
@@ -140,7 +142,7 @@ impl fmt::Display for NodeOperation {
 /// How long is waited for what the machine does by itself.
 #[derive(Debug, Clone, Copy)]
 struct Patience {
-    /// For the disk of an attached volume.
+    /// For the disk or the share of an attached volume.
     arrival: Duration,
     /// For a disk to show its new size.
     growth: Duration,
@@ -148,6 +150,8 @@ struct Patience {
     usage: Duration,
     /// For an unmount, before it is asked whether the disk is still there.
     unmount: Duration,
+    /// For a share that does not answer, before what was not brought to it is given up.
+    silence: Duration,
     /// For whoever has something open on what is to be unmounted.
     busy: Duration,
 }
@@ -159,6 +163,7 @@ impl Default for Patience {
             growth: Duration::from_secs(15),
             usage: Duration::from_secs(2),
             unmount: Duration::from_secs(5),
+            silence: Duration::from_secs(20),
             busy: Duration::from_secs(2),
         }
     }
@@ -204,7 +209,8 @@ impl Node {
     }
 
     /// Mounts the volume's file system at its staging path, made first if the disk is blank; of a raw block volume
-    /// only the disk's identity is proven. The disk is waited for up to `deadline`; without one a minute.
+    /// only the disk's identity is proven. The disk, or the share that is mounted in its place, is waited for up to
+    /// `deadline`; without one a minute.
     pub async fn stage(&self, mut request: Stage, deadline: Option<Instant>) -> Result<(), Error> {
         request.staging_path = self.core.resolve("staging_target_path", &request.staging_path).await?;
         let volume = request.volume.clone();
@@ -248,13 +254,20 @@ impl Node {
     }
 
     /// Grows the file system to the disk's size, once the kernel sees that as large as it is wanted at least, which is
-    /// waited for up to `deadline`; gives the disk's size in bytes as the kernel sees it.
+    /// waited for up to `deadline`; gives the disk's size in bytes as the kernel sees it. A share is as large as the
+    /// cloud says.
     pub async fn expand(&self, mut request: Expand, deadline: Option<Instant>) -> Result<u64, Error> {
         request.path = self.core.resolve_mounted(&request.volume, &request.path).await?;
         let volume = request.volume.clone();
         let operation = NodeOperation::Expand(request.clone());
         self.change(volume, operation, move |core, lock| async move { core.expand(&request, deadline, &lock).await })
             .await
+    }
+
+    /// Whether a share is mounted at `path`.
+    pub async fn has_share(&self, volume: &VolumeId, path: &Path) -> Result<bool, Error> {
+        let path = self.core.resolve_mounted(volume, path).await?;
+        Ok(mountinfo::at(&self.core.host.mounts().await?, &path).is_some_and(Mount::is_share))
     }
 
     /// How full the volume is, and whether something is wrong with it. Waits for no operation, and for a dead disk

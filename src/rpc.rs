@@ -6,6 +6,7 @@ mod content;
 mod controller;
 mod identity;
 mod node;
+mod share;
 mod validate;
 
 use std::{future::Future, time::Duration};

@@ -37,6 +37,7 @@ pub static PROFILE: Profile = Profile {
     between_changes: Duration::from_secs(60),
     link_prefix: "virtio-",
     is_volume_serial,
+    is_share_tag,
     volume_type,
     publish_context,
     attachment,
@@ -118,6 +119,11 @@ fn is_volume_serial(serial: &str) -> bool {
     })
 }
 
+/// The API has them as numbers.
+fn is_share_tag(tag: &str) -> bool {
+    (1..=10).contains(&tag.len()) && tag.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// `disk_type` and the older `block_type`, which overrides it (as Vultr's own driver has it).
 fn volume_type(parameters: &BTreeMap<String, String>) -> Result<&'static VolumeType, Error> {
     let mut by_disk_type = None;
@@ -175,15 +181,23 @@ fn publish_context(volume: &Volume) -> BTreeMap<String, String> {
 
 fn attachment(context: &BTreeMap<String, String>) -> Result<Attachment, Error> {
     let field = |key: &str| format!("publish_context[{key}]");
-    match context.get(STORAGE_TYPE).map(String::as_str) {
+    let told = context.get(MOUNT_ID).ok_or_else(|| {
+        Error::invalid(field(MOUNT_ID), "is missing; detach and attach the volume to have it told again")
+    });
+    match context.get(STORAGE_TYPE).map(|word| word.to_ascii_lowercase()).as_deref() {
         None | Some("" | "block") => {}
+        Some("vfs") => {
+            let tag = told?;
+            if !is_share_tag(tag) {
+                return Err(Error::invalid(field(MOUNT_ID), "is not a mount tag of Vultr (1 to 10 digits)"));
+            }
+            return Ok(Attachment::Share { tag: tag.clone() });
+        }
         Some(other) => {
-            return Err(Error::invalid(field(STORAGE_TYPE), format!("'{other}' is not supported by this version")));
+            return Err(Error::invalid(field(STORAGE_TYPE), format!("'{other}' is neither 'block' nor 'vfs'")));
         }
     }
-    let serial = context.get(MOUNT_ID).ok_or_else(|| {
-        Error::invalid(field(MOUNT_ID), "is missing; detach and attach the volume to have it told again")
-    })?;
+    let serial = told?;
     let is_one_word = (1..=64).contains(&serial.len())
         && serial.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
     if !is_one_word {
@@ -193,7 +207,7 @@ fn attachment(context: &BTreeMap<String, String>) -> Result<Attachment, Error> {
         None => None,
         Some(text) => Some(Gib(text.parse().map_err(|_| Error::invalid(field(SIZE_GIB), "is not a number of GiB"))?)),
     };
-    Ok(Attachment { serial: serial.clone(), size })
+    Ok(Attachment::Disk { serial: serial.clone(), size })
 }
 
 #[cfg(test)]
@@ -232,11 +246,24 @@ mod tests {
     #[test]
     fn attachments_of_vultrs_driver_are_understood() {
         let old = map(&[("mount_vol_name", "ewr-2f5d7a314fe44f")]);
-        assert_eq!(attachment(&old).unwrap(), Attachment { serial: "ewr-2f5d7a314fe44f".to_owned(), size: None });
+        let disk = |size| Attachment::Disk { serial: "ewr-2f5d7a314fe44f".to_owned(), size };
+        assert_eq!(attachment(&old).unwrap(), disk(None));
         let with_size = map(&[("mount_vol_name", "ewr-2f5d7a314fe44f"), ("storage_type", "block"), ("size_gib", "10")]);
-        assert_eq!(attachment(&with_size).unwrap().size, Some(Gib(10)));
+        assert_eq!(attachment(&with_size).unwrap(), disk(Some(Gib(10))));
+        for word in ["vfs", "VFS"] {
+            let share = map(&[("mount_vol_name", "12345"), ("storage_type", word)]);
+            assert_eq!(attachment(&share).unwrap(), Attachment::Share { tag: "12345".to_owned() });
+        }
         for bad in [&[][..], &[("mount_vol_name", "../../sda")], &[("mount_vol_name", "a"), ("size_gib", "ten")]] {
             assert_eq!(attachment(&map(bad)).unwrap_err().code(), tonic::Code::InvalidArgument, "{bad:?}");
+        }
+        for tag in ["", "12345678901", "-1", "ewr-2f5d7a314fe44f", "1,dax"] {
+            let bad = map(&[("mount_vol_name", tag), ("storage_type", "vfs")]);
+            assert_eq!(attachment(&bad).unwrap_err().code(), tonic::Code::InvalidArgument, "{tag:?}");
+        }
+        for other in ["nfs", "blocks"] {
+            let bad = map(&[("mount_vol_name", "12345"), ("storage_type", other)]);
+            assert!(attachment(&bad).unwrap_err().to_string().contains(other));
         }
     }
 

@@ -7,6 +7,7 @@
 //! by the kernel's word that it lies on that disk and on nothing else. Nothing here looks at what the disk holds.
 
 use std::{
+    fmt,
     io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
@@ -52,6 +53,12 @@ enum Doubt {
     NotYet(Error),
     /// What was seen rules it out.
     Never(Error),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.node.display(), self.number())
+    }
 }
 
 impl Device {

@@ -7,6 +7,8 @@
 //!                        │
 //!            file system grown to the disk (a raw block volume has none, a read-only one cannot)
 //! ```
+//!
+//! A share is the cloud's own file system, and grown when the cloud has done it.
 
 use std::path::Path;
 
@@ -36,7 +38,9 @@ impl Core {
     pub(super) async fn expand(&self, request: &Expand, deadline: Option<Instant>, lock: &Lock) -> Result<u64, Error> {
         let Expand { volume, path, wanted, key } = request;
         let mounts = self.host.mounts().await?;
-        let (mount, disk) = self.mounted(volume, path, &mounts).await?;
+        let (mount, Some(disk)) = self.mounted(volume, path, &mounts).await? else {
+            return Ok(wanted.unwrap_or_default());
+        };
         let Serial::Text(serial) = &disk.serial else { return Err(not_mounted(volume, path)) };
         let record = self.records.load::<Staged>(volume).await?;
         let known = record.and_then(|record| record.known_in(self.host.boot()));
@@ -72,16 +76,17 @@ impl Core {
         Ok(disk.size())
     }
 
-    /// The volume's mount at `path`, and the disk behind it.
+    /// The volume's mount at `path`, and the disk behind it; behind a share there is none.
     async fn mounted<'a>(
         &self,
         volume: &VolumeId,
         path: &Path,
         mounts: &'a [Mount],
-    ) -> Result<(&'a Mount, Disk), Error> {
+    ) -> Result<(&'a Mount, Option<Disk>), Error> {
         let mount = mountinfo::at(mounts, path).ok_or_else(|| not_mounted(volume, path))?;
         match self.owner(volume, mount).await? {
-            Owner::Volume(disk) => Ok((mount, disk)),
+            Owner::Volume(disk) => Ok((mount, Some(disk))),
+            Owner::Share => Ok((mount, None)),
             Owner::Gone => Err(Error::Precondition(format!(
                 "volume {volume}: the disk that is mounted at {} is gone from this machine",
                 path.display()

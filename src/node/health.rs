@@ -16,7 +16,7 @@ use super::{
     Core,
     host::{DeviceNumber, Serial},
     mount::places_of,
-    mountinfo,
+    mountinfo::{self, Mount},
     owner::Owner,
     record::Staged,
 };
@@ -51,8 +51,18 @@ impl Ailment {
         Self { severity: Severity::Inaccessible, reason: "DiskGone", message }
     }
 
-    pub(super) fn silent(after: Duration) -> Self {
-        let message = format!("the disk or its file system does not answer within {} s", after.as_secs());
+    pub(super) fn share_gone(tag: &str) -> Self {
+        let message = format!("share {tag} is gone from this machine");
+        Self { severity: Severity::Inaccessible, reason: "ShareGone", message }
+    }
+
+    /// Of what was mounted or shown and is not there any more.
+    pub(super) fn gone_at(mount: &Mount) -> Self {
+        if mount.is_share() { Self::share_gone(&mount.source) } else { Self::gone(mount.device) }
+    }
+
+    pub(super) fn silent(what: &str, after: Duration) -> Self {
+        let message = format!("{what} does not answer within {} s", after.as_secs());
         Self { severity: Severity::Inaccessible, reason: "NotResponding", message }
     }
 
@@ -118,15 +128,18 @@ impl Core {
                 Owner::Volume(_) if examined.insert((mount.device, mount.is_node)) => {
                     ailments.extend(self.examine(&mounts, mount).await?.ailments);
                 }
+                Owner::Share if examined.insert((mount.device, mount.is_node)) => {
+                    ailments.extend(self.examine_share(mount).await.ailments);
+                }
                 Owner::Gone => {
                     examined.insert((mount.device, mount.is_node));
-                    ailments.insert(Ailment::gone(mount.device));
+                    ailments.insert(Ailment::gone_at(mount));
                 }
-                Owner::Volume(_) | Owner::Other(_) => {}
+                Owner::Volume(_) | Owner::Share | Owner::Other(_) => {}
             }
         }
         if examined.is_empty()
-            && let Some(record) = &record
+            && let Some(record) = record.as_ref().filter(|record| !record.is_share)
             && self.number_of(volume, record).await?.is_none()
         {
             ailments.insert(Ailment::gone(record.device));

@@ -53,6 +53,9 @@ pub struct DeviceNumber {
 }
 
 impl DeviceNumber {
+    /// What no device and no mount has.
+    pub const NONE: Self = Self { major: 0, minor: 0 };
+
     /// The number in the kernel's `major:minor` form.
     pub fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim().split_once(':')?;

@@ -1,7 +1,7 @@
 //! Mounting by the mount table's truth: device numbers, never paths or `stat`.
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,11 +16,50 @@ use super::{
     lock::Lock,
     mountinfo::{self, Mount},
     options::Options,
+    share::Share,
 };
 use crate::{
     error::Error,
     volume::{FsType, VolumeId},
 };
+
+/// What is mounted for a volume, proven to be that volume's.
+pub(super) enum Proven {
+    Disk(Box<Device>),
+    Share(Share),
+}
+
+impl From<Device> for Proven {
+    fn from(device: Device) -> Self {
+        Self::Disk(Box::new(device))
+    }
+}
+
+impl Proven {
+    pub(super) fn volume(&self) -> &VolumeId {
+        match self {
+            Self::Disk(device) => device.volume(),
+            Self::Share(share) => &share.volume,
+        }
+    }
+
+    /// The number by which the mount table shows it.
+    pub(super) fn number(&self) -> DeviceNumber {
+        match self {
+            Self::Disk(device) => device.number(),
+            Self::Share(share) => share.number,
+        }
+    }
+}
+
+impl fmt::Display for Proven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(device) => device.fmt(f),
+            Self::Share(share) => share.fmt(f),
+        }
+    }
+}
 
 impl Core {
     /// Mounts the disk's file system. One that is damaged, or says that it is, is checked once: after its journal has
@@ -34,6 +73,7 @@ impl Core {
         lock: &Lock,
     ) -> Result<(), Error> {
         let host = self.host.as_ref();
+        let proven = Proven::from(device.clone());
         let read_only = options.is_read_only();
         device.verify().await?;
         if let Err(cause) = self.try_mount(device, fs, path, options).await {
@@ -55,7 +95,7 @@ impl Core {
             }
             warn!(volume = %device.volume(), device = %device.node_str(), %fs, error = %cause, "did not mount; checking");
         } else {
-            self.check_mounted(device, path).await?;
+            self.check_mounted(&proven, path).await?;
             if read_only || !filesystem::says_it_has_errors(device, fs).await? {
                 return Ok(());
             }
@@ -68,7 +108,7 @@ impl Core {
         device.verify().await?;
         let mounted = self.try_mount(device, fs, path, options).await;
         mounted.map_err(|cause| Error::io("mount", device.node(), cause))?;
-        self.check_mounted(device, path).await
+        self.check_mounted(&proven, path).await
     }
 
     /// Whether it is the options that keep the file system from being mounted: without them it is, read-only.
@@ -77,7 +117,7 @@ impl Core {
         if self.try_mount(device, fs, path, &Options::none()).await.is_err() {
             return Ok(false);
         }
-        self.check_mounted(device, path).await?;
+        self.check_mounted(&Proven::from(device.clone()), path).await?;
         self.unmount_all(device.volume(), path).await?;
         Ok(true)
     }
@@ -93,12 +133,12 @@ impl Core {
         self.host.mount(call).await
     }
 
-    /// Holds what was just mounted against the proof: a disk that came in its place in between is let go at once.
-    async fn check_mounted(&self, device: &Device, path: &Path) -> Result<(), Error> {
+    /// Holds what was just mounted against the proof: what came in its place in between is let go at once.
+    async fn check_mounted(&self, proven: &Proven, path: &Path) -> Result<(), Error> {
         let mounts = self.host.mounts().await?;
         match mountinfo::at(&mounts, path) {
-            Some(mount) if mount.device == device.number() => {
-                info!(volume = %device.volume(), device = %device.node_str(), path = %path.display(), "mounted");
+            Some(mount) if mount.device == proven.number() => {
+                info!(volume = %proven.volume(), device = %proven, path = %path.display(), "mounted");
                 Ok(())
             }
             found => {
@@ -106,10 +146,8 @@ impl Core {
                     self.host.unmount(path, false).await.map_err(|cause| Error::io("unmount", path, cause))?;
                 }
                 Err(Error::Precondition(format!(
-                    "volume {}: after the mount of {} ({}), {} was {}; it was unmounted",
-                    device.volume(),
-                    device.node().display(),
-                    device.number(),
+                    "volume {}: after the mount of {proven}, {} was {}; it was unmounted",
+                    proven.volume(),
                     path.display(),
                     found.map_or_else(|| "no mount".to_owned(), |mount| format!("a mount of {}", mount.device)),
                 )))
@@ -118,7 +156,7 @@ impl Core {
     }
 
     /// Binds `source` to `target` and holds the result against the proof; a read-only one keeps its other flags.
-    pub(super) async fn bind(&self, device: &Device, source: &Path, target: &Path) -> Result<(), Error> {
+    pub(super) async fn bind(&self, proven: &Proven, source: &Path, target: &Path) -> Result<(), Error> {
         let call = MountCall {
             source: Some(source.to_owned()),
             target: target.to_owned(),
@@ -126,9 +164,11 @@ impl Core {
             flags: MountFlags::MS_BIND,
             data: String::new(),
         };
-        device.verify().await?;
+        if let Proven::Disk(device) = proven {
+            device.verify().await?;
+        }
         self.host.mount(call).await.map_err(|cause| Error::io("bind", target, cause))?;
-        self.check_mounted(device, target).await
+        self.check_mounted(proven, target).await
     }
 
     /// Makes the topmost mount at `target` read-only, and only that one.
@@ -212,15 +252,13 @@ pub(super) fn writable(mount: &Mount, read_only: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// The error that another disk's mount at `path` is.
-pub(super) fn taken(volume: &VolumeId, path: &Path, mount: &Mount, wanted: &Device) -> Error {
+/// The error that a mount of something else at `path` is.
+pub(super) fn taken(volume: &VolumeId, path: &Path, mount: &Mount, wanted: &impl fmt::Display) -> Error {
     Error::Precondition(format!(
-        "volume {volume}: {} is already a mount of another device ({}, {} {}), not of {} ({})",
+        "volume {volume}: {} is already a mount of another device ({}, {} {}), not of {wanted}",
         PathBuf::from(path).display(),
         mount.device,
         mount.fs_type,
         mount.source,
-        wanted.node().display(),
-        wanted.number(),
     ))
 }

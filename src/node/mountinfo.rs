@@ -8,6 +8,9 @@ use super::host::{DeviceNumber, MountFlags};
 /// own (`emergency_ro` and `shutdown` since Linux 6.15, `abort` before) or, in some 6.1, not at all.
 const READ_ONLY_STATES: [&str; 4] = ["ro", "emergency_ro", "shutdown", "abort"];
 
+/// The kernel's name of what a share is mounted as.
+pub(crate) const VIRTIOFS: &str = "virtiofs";
+
 /// What the kernel puts behind the name of what is not there any more.
 const DELETED: &[u8] = b"//deleted";
 
@@ -25,7 +28,7 @@ pub struct Mount {
     pub options: Vec<String>,
     /// The kernel's name of the file system.
     pub fs_type: String,
-    /// What was mounted, as whoever mounted it said: never proof.
+    /// What was mounted, as whoever mounted it said: never proof, but for the tag by which the kernel found a share.
     pub source: String,
     /// The options of the file system, which all its mounts share.
     pub super_options: Vec<String>,
@@ -38,6 +41,11 @@ impl Mount {
     /// bound keeps neither.
     pub(crate) fn is_gone(&self) -> bool {
         self.is_node && self.root.as_os_str().as_encoded_bytes().ends_with(DELETED)
+    }
+
+    /// Whether this is a share, or a part of one.
+    pub(crate) fn is_share(&self) -> bool {
+        self.fs_type == VIRTIOFS
     }
 
     /// Whether this mount was made read-only.

@@ -103,6 +103,11 @@ impl Options {
         data.join(",")
     }
 
+    /// The same for a share.
+    pub(crate) fn share_data(&self) -> String {
+        self.data.join(",")
+    }
+
     /// Whether the disk is to stay as it was before its last writes: no mount without these options may be tried.
     pub(crate) fn forgo_replay(&self) -> bool {
         let words = ["noload", "norecovery", "nologreplay"];

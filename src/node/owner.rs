@@ -19,7 +19,9 @@ use crate::{
 pub(super) enum Owner {
     /// The volume's; this is the disk itself, also where what unlocks it is mounted.
     Volume(Disk),
-    /// A disk that the machine has no more.
+    /// The volume's share.
+    Share,
+    /// A disk or a share that the machine has no more.
     Gone,
     /// Something else; this.
     Other(String),
@@ -27,12 +29,25 @@ pub(super) enum Owner {
 
 impl Core {
     /// Whose disk is behind `mount`. A volume without a record was staged by another driver of this cloud: then any of
-    /// the cloud's disks passes, since the path is the kubelet's own for the volume. No other disk is waited for.
+    /// the cloud's disks or shares passes, since the path is the kubelet's own for the volume. No other disk is waited
+    /// for.
     pub(super) async fn owner(&self, volume: &VolumeId, mount: &Mount) -> Result<Owner, Error> {
         if mount.is_gone() {
             return Ok(Owner::Gone);
         }
         let record = self.records.load::<Staged>(volume).await?;
+        if mount.is_share() {
+            let is_ours = match &record {
+                Some(record) => record.is_share && record.serial == mount.source,
+                None => (self.profile.is_share_tag)(&mount.source),
+            };
+            return Ok(match is_ours {
+                true => Owner::Share,
+                // Left by an attachment that ended before its mounts did.
+                false if self.is_share_gone(mount).await => Owner::Gone,
+                false => Owner::Other(format!("share {}", mount.source)),
+            });
+        }
         let number = mount.device;
         let Some(found) = self.host.disk(number).await? else {
             // Btrfs shows no number of its disk; the node that it names goes with that, and as long as it is mounted no
@@ -63,6 +78,7 @@ impl Core {
             },
         };
         let is_ours = match (&disk.serial, &record) {
+            (_, Some(record)) if record.is_share => false,
             (Serial::Text(shown), Some(record)) if !shown.is_empty() => device::is_same(shown, &record.serial),
             (Serial::Text(shown), None) if !shown.is_empty() => (self.profile.is_volume_serial)(shown),
             // A disk that fails tells no serial any more, and virtio then an empty one; it is still the one that was

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  staged ──disk proven, the staging mount is of it──► bound to the target ──read-only? remounted so──► published
+//!  staged share ──the staging mount is of it──► bound to the target ──read-only? remounted so──► published
 //!  staged as raw block ──disk proven──read-only? disk made so──► its node bound to a file ──► published
 //! ```
 //!
@@ -22,14 +23,16 @@ use super::{
     host::{DeviceNumber, Disk, Serial, Tool},
     lock::Lock,
     luks,
-    mount::{agree, places_of, taken, writable},
+    mount::{Proven, agree, places_of, taken, writable},
     mountinfo::{self, Mount},
     options::Options,
     owner::Owner,
     place::Kind,
     record::Staged,
+    share,
 };
 use crate::{
+    cloud::Attachment,
     error::Error,
     volume::{Access, VolumeId},
 };
@@ -37,6 +40,9 @@ use crate::{
 impl Core {
     pub(super) async fn publish(&self, request: &Publish, lock: &Lock) -> Result<(), Error> {
         match &request.access {
+            Access::Block if matches!(request.attachment, Some(Attachment::Share { .. })) => {
+                Err(share::no_device(&request.volume))
+            }
             Access::Block => self.publish_node(request, lock).await,
             Access::Mount { flags, .. } => {
                 let read_only = Options::parse(flags, request.read_only)?.is_read_only();
@@ -60,15 +66,15 @@ impl Core {
         let Some(staging) = staging.filter(|mount| !mount.is_node) else {
             return Err(not_staged(request));
         };
-        let device = self.proven(request, Some(staging)).await?;
-        if staging.device != device.number() {
-            return Err(taken(volume, &request.staging_path, staging, &device));
+        let proven = self.proven_mount(request, staging).await?;
+        if staging.device != proven.number() {
+            return Err(taken(volume, &request.staging_path, staging, &proven));
         }
-        let mut record = self.record_of(&device).await?;
+        let mut record = self.record_of(&proven).await?;
         let is_half = record.half_published.contains(target);
         match mountinfo::at(&mounts, target) {
-            Some(mount) if mount.device != device.number() || mount.is_node => {
-                return Err(taken(volume, target, mount, &device));
+            Some(mount) if mount.device != proven.number() || mount.is_node => {
+                return Err(taken(volume, target, mount, &proven));
             }
             Some(mount) if !is_half => {
                 debug!(%volume, path = %target.display(), "is published already");
@@ -76,7 +82,7 @@ impl Core {
             }
             Some(_) => {}
             None => {
-                alone(request, &mounts, &device)?;
+                alone(request, &mounts, &proven)?;
                 writable(staging, read_only)?;
                 if staging.is_read_only() && !read_only {
                     return Err(Error::Precondition(format!(
@@ -84,15 +90,17 @@ impl Core {
                         request.staging_path.display()
                     )));
                 }
-                if !read_only {
-                    self.takes_writes(volume, &request.staging_path).await?;
+                match &proven {
+                    Proven::Share(share) => self.answers(share, staging).await?,
+                    Proven::Disk(_) if read_only => {}
+                    Proven::Disk(_) => self.takes_writes(volume, &request.staging_path).await?,
                 }
                 self.prepare(target, Kind::Directory).await?;
                 if read_only && !is_half {
                     record.half_published.insert(target.clone());
                     self.records.save(volume, &record).await?;
                 }
-                self.bind(&device, &request.staging_path, target).await?;
+                self.bind(&proven, &request.staging_path, target).await?;
             }
         }
         if read_only {
@@ -109,11 +117,12 @@ impl Core {
         let (volume, target) = (&request.volume, &request.target_path);
         // No other driver stages raw block volumes, and only the record tells of an encrypted one that its disk is not to be
         // shown.
-        if self.records.load::<Staged>(volume).await?.is_none() {
+        if self.records.load::<Staged>(volume).await?.is_none_or(|record| record.is_share) {
             return Err(not_staged(request));
         }
         let device = self.proven(request, None).await?;
-        let mut record = self.record_of(&device).await?;
+        let proven = Proven::from(device.clone());
+        let mut record = self.record_of(&proven).await?;
         let mut mounts = self.host.mounts().await?;
         if mountinfo::at(&mounts, target).is_some_and(Mount::is_gone) {
             // The disk was taken away under it, and has come back.
@@ -126,7 +135,7 @@ impl Core {
             }
             return same_mode(target, record.set_read_only, request.read_only);
         }
-        alone(request, &mounts, &device)?;
+        alone(request, &mounts, &proven)?;
         if let Some(other) = places_of(&mounts, device.number()).first() {
             if !other.is_node {
                 let path = other.target.display();
@@ -145,7 +154,7 @@ impl Core {
             self.make_disk_writable(volume, lock).await?;
         }
         self.prepare(target, Kind::File).await?;
-        self.bind(&device, device.node(), target).await?;
+        self.bind(&proven, device.node(), target).await?;
         info!(%volume, path = %target.display(), read_only = request.read_only, "published");
         Ok(())
     }
@@ -204,13 +213,26 @@ impl Core {
         Ok(disk.is_some_and(|disk| matches!(disk.serial, Serial::Text(shown) if !shown.is_empty())))
     }
 
+    /// What is staged at `staging`.
+    async fn proven_mount(&self, request: &Publish, staging: &Mount) -> Result<Proven, Error> {
+        let told = match &request.attachment {
+            Some(Attachment::Share { tag }) => Some(tag.as_str()),
+            None if staging.is_share() => None,
+            Some(Attachment::Disk { .. }) | None => return self.proven(request, Some(staging)).await.map(Proven::from),
+        };
+        self.proven_share(&request.volume, told, staging).await.map(Proven::Share)
+    }
+
     /// The volume's disk, or what unlocks it, by the serial in the request, in the record, or of the disk that is staged.
     async fn proven(&self, request: &Publish, staging: Option<&Mount>) -> Result<Device, Error> {
         let volume = &request.volume;
         let record = self.records.load::<Staged>(volume).await?;
-        let told = request.attachment.as_ref().map(|attachment| attachment.serial.clone());
+        let told = match &request.attachment {
+            Some(Attachment::Disk { serial, .. }) => Some(serial.clone()),
+            Some(Attachment::Share { .. }) | None => None,
+        };
         if let (Some(record), Some(told)) = (&record, &told)
-            && record.serial != *told
+            && (record.is_share || record.serial != *told)
         {
             return Err(Error::Precondition(format!(
                 "volume {volume} is staged as serial {}, the request says {told}",
@@ -237,17 +259,23 @@ impl Core {
         }
     }
 
-    /// What is recorded of the volume as this disk; of one that another driver staged nothing is yet.
-    async fn record_of(&self, device: &Device) -> Result<Staged, Error> {
-        let record = self.records.load::<Staged>(device.volume()).await?;
-        Ok(record.filter(|record| record.is_of(device)).unwrap_or_else(|| Staged::of(device)))
+    /// What is recorded of the volume as this disk or share; of one that another driver staged nothing is yet.
+    async fn record_of(&self, proven: &Proven) -> Result<Staged, Error> {
+        let record = self.records.load::<Staged>(proven.volume()).await?;
+        let boot = self.host.boot();
+        Ok(match proven {
+            Proven::Disk(device) => record.filter(|record| record.is_of(device)).unwrap_or_else(|| Staged::of(device)),
+            Proven::Share(share) => record
+                .filter(|record| record.share_in(boot) == Some(share.number))
+                .unwrap_or_else(|| Staged::of_share(&share.tag, share.number, boot)),
+        })
     }
 }
 
 /// Holds to SINGLE_NODE_SINGLE_WRITER: a volume that one workload has is not given to another.
-fn alone(request: &Publish, mounts: &[Mount], device: &Device) -> Result<(), Error> {
+fn alone(request: &Publish, mounts: &[Mount], proven: &Proven) -> Result<(), Error> {
     let another = |mount: &&Mount| mount.target != request.staging_path && mount.target != request.target_path;
-    match places_of(mounts, device.number()).into_iter().find(another) {
+    match places_of(mounts, proven.number()).into_iter().find(another) {
         Some(other) if request.single_writer => Err(Error::Precondition(format!(
             "volume {} is for a single writer and is published at {} already",
             request.volume,

@@ -1,4 +1,4 @@
-//! The node's durable records: which volume is staged as which disk, and which disk a mkfs was begun on.
+//! The node's durable records: which volume is staged as which disk or share, and which disk a mkfs was begun on.
 
 use std::{
     collections::BTreeSet,
@@ -21,10 +21,14 @@ use crate::{
 /// A volume is staged on this node, or about to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Staged {
-    /// The serial that its disk was proven by.
+    /// The serial that its disk was proven by; of a share its mount tag.
     pub(crate) serial: String,
-    /// The number of the device that is mounted or shown: the disk's, or that of what unlocks it.
+    /// The number of the device that is mounted or shown: the disk's, or that of what unlocks it. A share has one of the
+    /// kernel's making for as long as it is mounted, and before that [`DeviceNumber::NONE`].
     pub(crate) device: DeviceNumber,
+    /// It is a share.
+    #[serde(default)]
+    pub(crate) is_share: bool,
     /// The run of the kernel in which it was proven.
     #[serde(default)]
     pub(crate) boot_id: String,
@@ -90,14 +94,28 @@ impl Staged {
     /// The record of a volume that is staged as this disk, and nothing more.
     pub(crate) fn of(device: &Device) -> Self {
         Self {
-            serial: device.serial().to_owned(),
-            device: device.number(),
-            boot_id: device.boot_id().to_owned(),
             diskseq: device.diskseq(),
+            encrypted: device.is_mapping(),
+            ..Self::bare(device.serial(), device.number(), device.boot_id())
+        }
+    }
+
+    /// The record of a volume that is staged as the share of this tag, and nothing more.
+    pub(crate) fn of_share(tag: &str, number: DeviceNumber, boot: &Boot) -> Self {
+        Self { is_share: true, ..Self::bare(tag, number, &boot.id) }
+    }
+
+    fn bare(serial: &str, device: DeviceNumber, boot_id: &str) -> Self {
+        Self {
+            serial: serial.to_owned(),
+            device,
+            is_share: false,
+            boot_id: boot_id.to_owned(),
+            diskseq: None,
             staging_path: None,
             set_read_only: false,
             half_published: BTreeSet::new(),
-            encrypted: device.is_mapping(),
+            encrypted: false,
             trim: None,
         }
     }
@@ -109,7 +127,12 @@ impl Staged {
 
     /// Whether it is of the volume as this very device.
     pub(crate) fn is_of(&self, device: &Device) -> bool {
-        self.serial == device.serial() && self.device == device.number()
+        !self.is_share && self.serial == device.serial() && self.device == device.number()
+    }
+
+    /// The number of the share that was mounted in this run of the kernel, if it is the record of one.
+    pub(crate) fn share_in(&self, boot: &Boot) -> Option<DeviceNumber> {
+        (self.is_share && self.boot_id == boot.id && self.device != DeviceNumber::NONE).then_some(self.device)
     }
 }
 
@@ -242,6 +265,7 @@ mod tests {
         let mut staged = Staged {
             serial: "s".to_owned(),
             device: DeviceNumber { major: 7, minor: 1 },
+            is_share: false,
             boot_id: "b".to_owned(),
             diskseq: Some(1),
             staging_path: Some("/staging".into()),

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Every step finds out from the machine what is done already, so that a call can be repeated from anywhere. A raw
-//! block volume is staged when its disk is proven: nothing is read of it and nothing is mounted.
+//! block volume is staged when its disk is proven: nothing is read of it and nothing is mounted. Shares are staged in
+//! `share`, and unstaged here.
 
 use std::{path::Path, time::SystemTime};
 
@@ -37,26 +38,41 @@ use super::{
     trim::week_of,
 };
 use crate::{
+    cloud::Attachment,
     error::Error,
-    volume::{Access, Discard, FsType, MkfsOptions, VolumeId},
+    volume::{Access, Discard, FsType, Gib, MkfsOptions, VolumeId},
 };
 
 /// How things stood before a stage.
 #[derive(Debug, Clone, Copy)]
-struct Before {
-    mounted: bool,
-    unlocked: bool,
-    recorded: bool,
+pub(super) struct Before {
+    pub(super) mounted: bool,
+    pub(super) unlocked: bool,
+    pub(super) recorded: bool,
 }
 
 impl Core {
     pub(super) async fn stage(&self, request: &Stage, deadline: Option<Instant>, lock: &Lock) -> Result<(), Error> {
-        let (volume, path, attachment) = (&request.volume, &request.staging_path, &request.attachment);
-        let prefix = self.profile.link_prefix;
         let until = deadline.unwrap_or_else(|| Instant::now() + self.patience.arrival);
+        match &request.attachment {
+            Attachment::Disk { serial, size } => self.stage_disk(request, serial, *size, until, lock).await,
+            Attachment::Share { tag } => self.stage_share(request, tag, until, lock).await,
+        }
+    }
+
+    async fn stage_disk(
+        &self,
+        request: &Stage,
+        serial: &str,
+        size: Option<Gib>,
+        until: Instant,
+        lock: &Lock,
+    ) -> Result<(), Error> {
+        let (volume, path) = (&request.volume, &request.staging_path);
+        let prefix = self.profile.link_prefix;
         let record = self.records.load::<Staged>(volume).await?;
         let known = record.as_ref().and_then(|record| record.known_in(self.host.boot()));
-        let disk = Device::arrive(&self.host, prefix, volume, &attachment.serial, known, until).await?;
+        let disk = Device::arrive(&self.host, prefix, volume, serial, known, until).await?;
         let options = match &request.access {
             Access::Mount { flags, .. } => Some(Options::parse(flags, request.read_only)?.with(request.discard)),
             Access::Block => None,
@@ -64,7 +80,7 @@ impl Core {
         let no_file_system = MkfsOptions::default();
         let wanted = Wanted {
             fs: request.access.fs_type(),
-            size: attachment.size,
+            size,
             blank: request.blank,
             mkfs_options: if options.is_some() { &request.mkfs_options } else { &no_file_system },
             discard: request.discard != Discard::Never || options.as_ref().is_some_and(Options::discards),
@@ -101,7 +117,7 @@ impl Core {
     }
 
     /// Undoes what a stage has done that failed: the kubelet takes that for none, and never asks for its end.
-    async fn undo(&self, volume: &VolumeId, path: &Path, before: Before, lock: &Lock) {
+    pub(super) async fn undo(&self, volume: &VolumeId, path: &Path, before: Before, lock: &Lock) {
         let undone = async {
             let is_mounted = !before.mounted && mountinfo::at(&self.host.mounts().await?, path).is_some();
             if is_mounted {
@@ -207,10 +223,7 @@ impl Core {
         let elsewhere = record.and_then(|record| record.staging_path).filter(|staged| staged != path);
         let places = places_of(mounts, device.number());
         match elsewhere.filter(|staged| places.iter().any(|mount| mount.target == *staged)) {
-            Some(staged) => Err(Error::Precondition(format!(
-                "volume {volume} is staged at {}; it has to be unstaged there first",
-                staged.display()
-            ))),
+            Some(staged) => Err(staged_elsewhere(volume, &staged)),
             None => Ok(()),
         }
     }
@@ -270,9 +283,12 @@ impl Core {
         self.remove(path).await
     }
 
-    /// The number of the device that is mounted or shown where the volume is, if it is there: the disk's, or that of
-    /// what unlocks this very disk.
+    /// The number of the device that is mounted or shown where the volume is, if it is there: the disk's, that of what
+    /// unlocks this very disk, or the share's.
     pub(super) async fn number_of(&self, volume: &VolumeId, record: &Staged) -> Result<Option<DeviceNumber>, Error> {
+        if record.is_share {
+            return Ok(record.share_in(self.host.boot()));
+        }
         let disks = self.host.disks().await?;
         let known = record.known_in(self.host.boot());
         let is = |disk: &&Disk| match &disk.serial {
@@ -304,6 +320,12 @@ impl Core {
             warn!(%volume, error = %error.chain(), "the disk could not be flushed");
         }
     }
+}
+
+/// The error of a volume that is staged at another path.
+pub(super) fn staged_elsewhere(volume: &VolumeId, path: &Path) -> Error {
+    let path = path.display();
+    Error::Precondition(format!("volume {volume} is staged at {path}; it has to be unstaged there first"))
 }
 
 /// Refuses a device that a workload has as a raw block volume.

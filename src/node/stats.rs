@@ -60,8 +60,9 @@ impl Core {
         let mount = mountinfo::at(&mounts, path).ok_or_else(|| not_mounted(volume, path))?;
         match self.owner(volume, mount).await? {
             Owner::Volume(_) => self.examine(&mounts, mount).await,
+            Owner::Share => Ok(self.examine_share(mount).await),
             Owner::Gone if self.records.load::<Staged>(volume).await?.is_some() => {
-                Ok(Stats { usage: None, ailments: vec![Ailment::gone(mount.device)] })
+                Ok(Stats { usage: None, ailments: vec![Ailment::gone_at(mount)] })
             }
             Owner::Gone | Owner::Other(_) => Err(not_mounted(volume, path)),
         }
@@ -115,7 +116,7 @@ impl Core {
                 Err(panicked) => Err(Ailment::unreadable(&panicked)),
             }
         });
-        asked.await.unwrap_or_else(|| Err(Ailment::silent(self.patience.usage)))
+        asked.await.unwrap_or_else(|| Err(Ailment::silent("the disk or its file system", self.patience.usage)))
     }
 
     /// What is asked of a device or of what is mounted of it, if it answers in time. What hangs goes on hanging, so it is

@@ -9,7 +9,7 @@ use super::{
     About, answer,
     content::Content,
     controller::{BLANK, SOURCE},
-    deadline, validate,
+    deadline, share, validate,
 };
 use crate::{
     cloud::{InstanceIdentity, Profile},
@@ -105,7 +105,7 @@ impl NodeService {
     async fn attach_limit(&self) -> Result<i64, Error> {
         let taken = self.node.system_volumes().await?.saturating_add(self.reserved_volumes);
         let free = self.profile.attachments_per_instance.saturating_sub(taken);
-        // To Kubernetes 0 means no limit.
+        // To Kubernetes 0 means no limit. Shares take no slot, but it counts all of a driver's volumes alike.
         Ok(i64::from(free.min(self.max_volumes.unwrap_or(u32::MAX)).max(1)))
     }
 
@@ -116,12 +116,18 @@ impl NodeService {
     ) -> Result<csi::NodeStageVolumeResponse, Error> {
         let id = validate::maybe_volume_id(self.profile, &request.volume_id)?;
         let staging_path = validate::path("staging_target_path", &request.staging_target_path)?;
-        let (access, read_only) = validate::needed(request.volume_capability.as_ref())?;
+        let told = validate::map("publish_context", request.publish_context);
+        let told = told.and_then(|told| (self.profile.attachment)(&told));
+        let capability = request.volume_capability.as_ref();
+        let (access, read_only) = match &told {
+            Ok(attachment) => share::needed(attachment, capability)?,
+            Err(_) => validate::needed(capability)?,
+        };
         let volume = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
         let blank = may_format(&request.volume_context)?;
-        let content = Content::of_volume(&request.volume_context, access.fs_type())?;
+        let attachment = told?;
+        let content = share::content(&attachment, &request.volume_context, &access)?;
         let key = if content.encrypted { Some(key(request.secrets, NODE_STAGE_SECRET)?) } else { None };
-        let attachment = (self.profile.attachment)(&validate::map("publish_context", request.publish_context)?)?;
         let Content { mkfs_options, discard, .. } = content;
         let stage = Stage { volume, staging_path, access, attachment, blank, read_only, key, mkfs_options, discard };
         self.node.stage(stage, deadline).await?;
@@ -138,11 +144,15 @@ impl NodeService {
             return Err(Error::invalid("volume_path", "is missing"));
         }
         let (required, _) = validate::capacity(request.capacity_range.as_ref())?;
-        if let Some(capability) = &request.volume_capability {
-            validate::capability(capability)?;
-        }
+        let capability = request.volume_capability.as_ref();
+        capability.map_or(Ok(()), share::either)?;
         let volume = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
         let path = validate::place(&volume, &request.volume_path)?;
+        if let Some(capability) = capability
+            && !self.node.has_share(&volume, &path).await?
+        {
+            validate::capability(capability)?;
+        }
         // Whether it is needed is known to the node: this call has no volume context.
         let key = request.secrets.remove(PASSPHRASE).and_then(Key::new);
         let expand = Expand { volume, path, wanted: (required != 0).then_some(required), key };
@@ -188,7 +198,13 @@ impl NodeService {
     async fn publish(self, request: csi::NodePublishVolumeRequest) -> Result<csi::NodePublishVolumeResponse, Error> {
         let id = validate::maybe_volume_id(self.profile, &request.volume_id)?;
         let target_path = validate::path("target_path", &request.target_path)?;
-        let (access, reader) = validate::needed(request.volume_capability.as_ref())?;
+        let told = (!request.publish_context.is_empty()).then_some(request.publish_context);
+        let attachment = told.map(|told| (self.profile.attachment)(&validate::map("publish_context", told)?));
+        let capability = request.volume_capability.as_ref();
+        let (access, reader) = match &attachment {
+            Some(Ok(attachment)) => share::needed(attachment, capability)?,
+            Some(Err(_)) | None => validate::needed(capability)?,
+        };
         let staging_path = match request.staging_target_path.as_str() {
             // CSI 1.13: FAILED_PRECONDITION where the volume has to be staged and no path is given.
             "" => {
@@ -197,11 +213,7 @@ impl NodeService {
             path => validate::path("staging_target_path", path)?,
         };
         let volume = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
-        let attachment = if request.publish_context.is_empty() {
-            None
-        } else {
-            Some((self.profile.attachment)(&validate::map("publish_context", request.publish_context)?)?)
-        };
+        let attachment = attachment.transpose()?;
         let read_only = request.readonly || reader;
         let single_writer = validate::is_single_writer(request.volume_capability.as_ref());
         let publish = Publish { volume, staging_path, target_path, access, read_only, single_writer, attachment };

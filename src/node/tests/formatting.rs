@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use super::machine::{Loop, MIB, Machine, run, volume};
+use super::machine::{Loop, MIB, Machine, SERIAL, run, volume};
 use crate::{
+    cloud::Attachment,
     error::Error,
     node::{
         host::Tool,
@@ -138,7 +139,7 @@ async fn a_disk_that_is_shorter_than_the_cloud_says_is_not_formatted() {
     let Some(machine) = Machine::new() else { return };
     machine.attach(EXT4_MIB);
     let mut request = machine.stage_of(FsType::Ext4);
-    request.attachment.size = Some(Gib(1));
+    request.attachment = Attachment::Disk { serial: SERIAL.to_owned(), size: Some(Gib(1)) };
     let error = machine.stage_as(request).await.unwrap_err();
     assert!(matches!(error, Error::DiskRefused { .. }), "{error}");
     assert_eq!(machine.mkfs_runs(), 0);

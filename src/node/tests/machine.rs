@@ -268,7 +268,7 @@ impl Machine {
             volume: volume(),
             staging_path: self.path("staging"),
             access: Access::Mount { fs_type: Some(fs), flags: Vec::new() },
-            attachment: Attachment { serial: SERIAL.to_owned(), size: None },
+            attachment: Attachment::Disk { serial: SERIAL.to_owned(), size: None },
             blank: true,
             read_only: false,
             key: None,
@@ -301,7 +301,7 @@ impl Machine {
             access: Access::Mount { fs_type: None, flags: Vec::new() },
             read_only,
             single_writer: false,
-            attachment: Some(Attachment { serial: SERIAL.to_owned(), size: None }),
+            attachment: Some(Attachment::Disk { serial: SERIAL.to_owned(), size: None }),
         }
     }
 

@@ -10,6 +10,7 @@ use faulty_disk::FaultyDisk;
 
 use super::machine::{Loop, MIB, Machine, OTHER_SERIAL, SERIAL, run, volume};
 use crate::{
+    cloud::Attachment,
     node::{Publish, Stage},
     volume::{Access, FsType, IdForm, VolumeId},
 };
@@ -79,7 +80,7 @@ async fn a_hung_disk_is_told_of_in_time_and_holds_up_no_other_volume() {
     let mut request = machine.stage_of(FsType::Xfs);
     request.volume = other.clone();
     request.staging_path = machine.path("other");
-    request.attachment.serial = OTHER_SERIAL.to_owned();
+    request.attachment = Attachment::Disk { serial: OTHER_SERIAL.to_owned(), size: None };
     machine.stage_as(request).await.unwrap();
 
     faulty.hang();

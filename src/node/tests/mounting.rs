@@ -4,6 +4,7 @@ use std::{fs, os::unix::fs::symlink};
 
 use super::machine::{MIB, Machine, OTHER_SERIAL, run, volume};
 use crate::{
+    cloud::Attachment,
     error::Error,
     node::{Publish, Stage, Usage, host::Tool},
     volume::{Access, FsType},
@@ -233,7 +234,7 @@ async fn a_clone_with_its_sources_uuid_is_mounted_beside_it() {
     request.volume =
         crate::volume::VolumeId::parse(crate::volume::IdForm::Uuid, "cb676a46-66fd-4dfb-b839-443f2e6c0b61").unwrap();
     request.staging_path = machine.path("other-staging");
-    request.attachment.serial = OTHER_SERIAL.to_owned();
+    request.attachment = Attachment::Disk { serial: OTHER_SERIAL.to_owned(), size: None };
     machine.stage_as(request).await.unwrap();
     assert_eq!((machine.mounts().len(), machine.mkfs_runs()), (2, 1));
 }

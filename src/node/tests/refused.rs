@@ -21,6 +21,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use self::foreign::{MADE, MARKED, MARKED_MIB, MOUNTABLE, Made, Marked, UNNAMED};
 use super::machine::{Loop, MIB, Machine, SERIAL, run};
 use crate::{
+    cloud::Attachment,
     error::Error,
     node::Stage,
     volume::{FsType, Gib},
@@ -416,7 +417,7 @@ fn not_to_be_formatted() -> Vec<Case> {
     vec![
         case("a blank disk that is shorter than the cloud says", "the cloud says 1073741824", |machine| {
             let mut scene = scene(machine, Some(machine.attach(MIB_SIZE)));
-            scene.request.attachment.size = Some(Gib(1));
+            scene.request.attachment = Attachment::Disk { serial: SERIAL.to_owned(), size: Some(Gib(1)) };
             scene
         }),
         case(

@@ -28,7 +28,7 @@ impl Request {
     pub(crate) fn of(asked: Asked, kind: Kind, world: &impl World) -> Self {
         let Asked { node, volume, call } = asked;
         let path = |place| world.path(node, volume, place);
-        let attachment = Attachment { serial: serial(volume), size: None };
+        let attachment = Attachment::Disk { serial: serial(volume), size: None };
         match call {
             Call::Stage { read_only, other_fs, wrong_key } => {
                 // A blank disk would really become another.
