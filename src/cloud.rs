@@ -4,19 +4,29 @@
 //! `controller`. What a cloud can and cannot do is data ([`Profile`]), so that nothing above this module knows which
 //! cloud it is.
 
+mod failure;
 pub mod http;
+pub mod kind;
+pub mod label;
 pub mod names;
 pub mod pace;
 pub mod queue;
+mod share;
+mod snapshot;
 pub mod token;
 pub mod transport;
+mod volume;
 pub mod vultr;
 pub mod watch;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tonic::Code;
+
+pub use failure::CloudError;
+pub use share::{NewShare, Share, ShareAttachment, Shares};
+pub use snapshot::{Snapshot, SnapshotState, Snapshots};
+pub use volume::{Change, NewVolume, Origin, Region, Volume, VolumeState, VolumeType};
 
 use crate::{
     error::Error,
@@ -56,7 +66,7 @@ pub struct Profile {
     /// Reads the parameters of a `StorageClass`.
     pub volume_type: fn(&BTreeMap<String, String>) -> Result<&'static VolumeType, Error>,
     /// What the node needs to know to find an attached volume (CSI `publish_context`).
-    pub publish_context: fn(&Volume) -> BTreeMap<String, String>,
+    pub publish_context: fn(&Attachment) -> BTreeMap<String, String>,
     /// Reads it on the node, also as earlier drivers of this cloud wrote it.
     pub attachment: fn(&BTreeMap<String, String>) -> Result<Attachment, Error>,
     /// Asks the metadata service at a URL who this instance is.
@@ -81,119 +91,32 @@ pub struct Account {
     pub metrics: Metrics,
 }
 
-/// A kind of volume, and the sizes it comes in.
-#[derive(Debug, PartialEq, Eq)]
-pub struct VolumeType {
-    /// The cloud's name of it in its API.
-    pub name: &'static str,
-    /// The least size.
-    pub min: Gib,
-    /// The greatest size.
-    pub max: Gib,
-    /// Sizes are whole multiples of this.
-    pub step: Gib,
-}
-
-impl fmt::Display for VolumeType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
-/// A volume as the cloud shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
-    /// Its id.
-    pub id: VolumeId,
-    /// The CSI name it was created with.
-    pub name: String,
-    /// Its size.
-    pub size: Gib,
-    /// Its kind; `None` where the answer did not tell (rows of a listing), or told one we do not know.
-    pub volume_type: Option<&'static VolumeType>,
-    /// The region, in lower case.
-    pub region: String,
-    /// The instance that has it.
-    pub attached_to: Option<NodeId>,
-    /// The serial that the instance's kernel shows for it.
-    pub serial: String,
-    /// Whether it can be used.
-    pub state: VolumeState,
-    /// Whether it boots an instance: such a volume is never ours.
-    pub bootable: bool,
-    /// When it was made, in the cloud's ISO 8601, which sorts by time.
-    pub created: String,
-}
-
-/// Whether a volume can be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum VolumeState {
-    /// It can.
-    Active,
-    /// It is being made.
-    Pending,
-    /// Something that the API's documents do not name.
-    Other(String),
-}
-
-impl fmt::Display for VolumeState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Active => f.write_str("active"),
-            Self::Pending => f.write_str("pending"),
-            Self::Other(state) => f.write_str(state),
-        }
-    }
-}
-
-/// A volume to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewVolume {
-    /// The CSI name.
-    pub name: String,
-    /// The size.
-    pub size: Gib,
-    /// The kind.
-    pub volume_type: &'static VolumeType,
-    /// The region, in lower case.
-    pub region: String,
-}
-
-/// One page of the volumes of an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumePage {
-    /// The volumes.
-    pub volumes: Vec<Volume>,
-    /// Where the next page starts.
-    pub next: Option<String>,
-    /// How many volumes the account has, if the cloud tells.
-    pub total: Option<u64>,
-}
-
-/// A region of the cloud.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Region {
-    /// Its id, in lower case.
-    pub id: String,
-    /// The kinds of volume that it has.
-    pub volume_types: Vec<&'static VolumeType>,
-}
-
 /// What a node is told of a volume attached to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attachment {
-    /// A disk of its own.
+    /// It is a disk.
     Disk {
         /// The serial that the kernel shows.
         serial: String,
         /// The volume's size when it was attached; earlier drivers did not tell it.
         size: Option<Gib>,
     },
-    /// A file system that the cloud serves to many machines (virtiofs).
+    /// It is a file system that many instances share.
     Share {
-        /// The tag that the kernel knows it by on this machine.
+        /// What it is mounted by.
         tag: String,
     },
+}
+
+/// Some of the things that an account has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The things.
+    pub items: Vec<T>,
+    /// Where the next page starts.
+    pub next: Option<String>,
+    /// How many things the account has, if the cloud tells.
+    pub total: Option<u64>,
 }
 
 /// Who an instance is, as its metadata service tells it.
@@ -213,7 +136,7 @@ pub trait Cloud: Send + Sync + 'static {
     fn profile(&self) -> &'static Profile;
 
     /// One page of the account's volumes, of `size` rows at most, from `cursor` on.
-    async fn list_volumes(&self, cursor: Option<&str>, size: u32) -> Result<VolumePage, CloudError>;
+    async fn list_volumes(&self, cursor: Option<&str>, size: u32) -> Result<Page<Volume>, CloudError>;
 
     /// One volume.
     async fn volume(&self, id: &VolumeId) -> Result<Volume, CloudError>;
@@ -221,8 +144,8 @@ pub trait Cloud: Send + Sync + 'static {
     /// Makes a volume. The volume returned may still be pending.
     async fn create_volume(&self, volume: &NewVolume) -> Result<Volume, CloudError>;
 
-    /// Makes a volume larger.
-    async fn grow_volume(&self, id: &VolumeId, size: Gib) -> Result<(), CloudError>;
+    /// Changes a volume.
+    async fn change_volume(&self, id: &VolumeId, change: &Change) -> Result<(), CloudError>;
 
     /// Deletes a volume for good.
     async fn delete_volume(&self, id: &VolumeId) -> Result<(), CloudError>;
@@ -239,58 +162,14 @@ pub trait Cloud: Send + Sync + 'static {
 
     /// All regions.
     async fn regions(&self) -> Result<Vec<Region>, CloudError>;
-}
 
-/// How a request to the cloud failed, by what is known of its effect.
-#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
-pub enum CloudError {
-    /// The cloud says that there is no such thing. Only this means gone.
-    #[error("the cloud says that it does not exist: {0}")]
-    NotFound(String),
-    /// The cloud refused; nothing happened.
-    #[error("the cloud refused ({status}): {text}")]
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// The API's own words.
-        text: String,
-    },
-    /// It exists, but is of a kind that this driver does not serve; nothing happened.
-    #[error("{0}")]
-    Unsupported(String),
-    /// The instance or the volume is busy with something else; nothing happened, and it can be asked again.
-    #[error("the cloud is busy with it: {0}")]
-    Busy(String),
-    /// Quota, balance or a tier that the region lacks; nothing happened.
-    #[error("the cloud has no room: {0}")]
-    Exhausted(String),
-    /// The token was refused; nothing happened.
-    #[error("the cloud refused the API token: {0}")]
-    Unauthorized(String),
-    /// The request limit stayed exceeded for as long as was waited; nothing happened.
-    #[error("the cloud's request limit is exceeded")]
-    RateLimited,
-    /// No answer, a broken one, or a 5xx: the request may have had its effect.
-    #[error("no certain answer from the cloud: {0}")]
-    Unknown(String),
-}
-
-impl CloudError {
-    /// Whether the request may have had its effect all the same.
-    pub fn outcome_is_unknown(&self) -> bool {
-        matches!(self, Self::Unknown(_))
+    /// Snapshots, where the cloud has them.
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
     }
 
-    /// The gRPC code for an error that nothing more is known of.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::NotFound(_) => Code::NotFound,
-            Self::Refused { .. } => Code::Internal,
-            Self::Unsupported(_) => Code::FailedPrecondition,
-            Self::Exhausted(_) => Code::ResourceExhausted,
-            // UNAUTHENTICATED is CSI's word for the secrets of a request; ours is the operator's token, and a
-            // sidecar must go on asking until it is mended.
-            Self::Busy(_) | Self::Unauthorized(_) | Self::RateLimited | Self::Unknown(_) => Code::Unavailable,
-        }
+    /// File systems that many instances share, where the cloud has them.
+    fn shares(&self) -> Option<&dyn Shares> {
+        None
     }
 }

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     cloud::{PROFILES, Profile},
+    controller::Cluster,
     volume::NodeId,
 };
 
@@ -92,6 +93,10 @@ struct ControllerFlags {
     /// How many requests a second are made at most; the account's limit (30) is shared with its other clients
     #[arg(long, env = "CSI_REQUESTS_PER_SECOND", default_value = "20")]
     requests_per_second: u32,
+    /// A name for this cluster, written on snapshots and shared file systems, so that several clusters of one account
+    /// tell theirs apart: lower-case letters, digits, dots and dashes [default: none]
+    #[arg(long, env = "CSI_CLUSTER_ID", default_value = "")]
+    cluster_id: String,
 }
 
 #[derive(Debug, Args)]
@@ -163,6 +168,8 @@ pub struct ControllerConfig {
     pub api_url: String,
     /// The rate of the token bucket.
     pub requests_per_second: u32,
+    /// The cluster's name.
+    pub cluster: Cluster,
 }
 
 /// What only the node needs.
@@ -281,7 +288,13 @@ impl ControllerFlags {
             mistakes
                 .add("--requests-per-second", &format!("give a number from 1 to {most}, below the account's limit"));
         }
+        let cluster = Cluster::parse(&self.cluster_id);
+        if cluster.is_none() {
+            let rule = "lower-case letters, digits, dots and dashes, 63 at most";
+            mistakes.add("--cluster-id", &format!("'{}' is not a name of a cluster ({rule})", self.cluster_id));
+        }
         ControllerConfig {
+            cluster: cluster.unwrap_or_default(),
             token_file: self.token_file.unwrap_or_default(),
             api_url: api_url.trim_end_matches('/').to_owned(),
             requests_per_second: self.requests_per_second,

@@ -7,31 +7,42 @@ mod attach;
 mod create;
 mod delete;
 mod expand;
+mod health;
 mod list;
 #[cfg(test)]
 mod model;
+mod once;
+mod region;
 #[cfg(test)]
 mod scenarios;
+mod share;
+mod snapshot;
+mod sources;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use tokio::{sync::OnceCell, time::Instant};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-pub use create::Create;
-pub use list::VolumeList;
+pub use create::{Create, Source};
+pub use health::Ailment;
+pub use list::{Shown, VolumeList};
+pub use region::HomeRegion;
+pub use snapshot::{Restorable, SnapshotList};
 
+use self::{list::LastShares, once::Things, region::Offers, share::KnownAttachments, sources::Sources};
 use crate::{
-    cloud::{Cloud, CloudError, Profile, Region, Volume, names::Names, queue::Queues, watch::Watcher},
+    cloud::{Attachment, Cloud, CloudError, Share, Snapshot, Volume, VolumeType, label, queue::Queues},
     error::Error,
     operations::Operations,
-    volume::{Gib, NodeId, VolumeId},
+    progress::Progress,
+    volume::{Gib, NodeId, SnapshotId, VolumeId},
 };
 
 /// How long an operation goes on trying against a cloud that gives no certain answer or is busy, before the caller is
@@ -54,6 +65,8 @@ enum Operation {
     Attach(NodeId),
     Detach(Option<NodeId>),
     Expand { required_bytes: u64, limit_bytes: u64 },
+    Snapshot { source: VolumeId, regions: Vec<String> },
+    Sweep,
 }
 
 impl fmt::Display for Operation {
@@ -67,40 +80,61 @@ impl fmt::Display for Operation {
             Self::Detach(Some(node)) => write!(f, "a detach from {node}"),
             Self::Detach(None) => f.write_str("a detach from every node"),
             Self::Expand { required_bytes, .. } => write!(f, "an expansion to {required_bytes} bytes"),
+            Self::Snapshot { source, .. } => write!(f, "a snapshot of volume {source}"),
+            Self::Sweep => f.write_str("the end of a clone that was given up"),
         }
     }
 }
 
-/// Where volumes go that come without a requirement: `--region`, else the region of the machine the controller runs on.
+/// The cluster that the driver works for, as it is written on what can be written on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cluster(String);
+
+impl Cluster {
+    /// What its tag begins with.
+    const TAG: &'static str = "csi-cluster:";
+
+    /// A cluster of this name; `None` if no cluster can have it. The empty name is that of a cluster without one.
+    pub fn parse(name: &str) -> Option<Self> {
+        label::is_cluster(name).then(|| Self(name.to_owned()))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// What is written on things that have tags.
+    fn tags(&self) -> Vec<String> {
+        if self.0.is_empty() { Vec::new() } else { vec![format!("{}{}", Self::TAG, self.0)] }
+    }
+
+    /// Whether what has these tags is this cluster's.
+    pub fn owns(&self, tags: &[String]) -> bool {
+        tags.iter().find_map(|tag| tag.strip_prefix(Self::TAG)).unwrap_or_default() == self.0
+    }
+}
+
+/// What a controller is told beforehand.
 #[derive(Debug)]
-pub struct HomeRegion {
-    given: Option<String>,
-    profile: &'static Profile,
-    metadata_url: String,
-    found: OnceCell<String>,
+pub struct Setting {
+    /// Where volumes go that come without a requirement.
+    pub home: HomeRegion,
+    /// Whom it works for.
+    pub cluster: Cluster,
+    /// Where it notes what does not come about.
+    pub progress: Progress,
 }
 
-impl HomeRegion {
-    /// The region given, or else the one that the metadata service at `metadata_url` tells when it is first needed.
-    pub fn new(given: Option<String>, profile: &'static Profile, metadata_url: String) -> Self {
-        Self { given, profile, metadata_url, found: OnceCell::new() }
-    }
-
-    async fn get(&self) -> Result<String, Error> {
-        if let Some(given) = &self.given {
-            return Ok(given.to_ascii_lowercase());
-        }
-        let ask = async {
-            let identity = (self.profile.identity)(&self.metadata_url).await?;
-            Ok(identity.region.to_ascii_lowercase())
-        };
-        self.found.get_or_try_init(|| ask).await.cloned().map_err(|error: Error| {
-            Error::Precondition(format!(
-                "the request names no region and the controller's own is not known ({error}); set --region or use a \
-                 StorageClass with volumeBindingMode WaitForFirstConsumer"
-            ))
-        })
-    }
+/// What an id names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// A volume that is a disk of one instance.
+    Disk,
+    /// A file system that many instances share.
+    Share,
+    /// Nothing.
+    Gone,
 }
 
 /// The controller's side of every volume.
@@ -111,134 +145,227 @@ pub struct Controller {
 
 struct Inner {
     cloud: Arc<dyn Cloud>,
-    watcher: Watcher,
-    names: Names,
+    volumes: Things<Volume>,
+    snapshots: Things<Snapshot>,
+    shares: Things<Share>,
     queues: Queues,
     operations: Operations<Operation>,
     home: HomeRegion,
-    /// What the regions offer, and when they were asked.
-    regions: tokio::sync::Mutex<Option<(Instant, Arc<Vec<Region>>)>>,
-    /// When this process began: an index from before a create of an earlier process could take effect proves nothing.
+    offers: Offers,
+    cluster: Cluster,
+    progress: Progress,
+    sources: Sources,
+    /// When this process began: an earlier one may have died between a request and its effect.
     begun: Instant,
-    /// Names of which a POST has gone out that nobody has answered for certain, and since when a listing proves what came
-    /// of it. It outlives the operation, whose retry must not take an older listing for proof.
-    unanswered: Mutex<HashMap<String, Instant>>,
     /// Volumes that an attach has gone out for whose end nobody has seen, and when: that such a volume is on no instance
     /// proves nothing yet.
     attaching: Mutex<HashMap<VolumeId, Instant>>,
     /// When each volume was last changed by us, for clouds that want a pause between changes.
     changed: Mutex<HashMap<VolumeId, Instant>>,
+    known_attachments: KnownAttachments,
+    last_shares: LastShares,
+    /// Snapshots that look like a clone's leftovers, and when they were first seen.
+    leftovers: tokio::sync::Mutex<BTreeMap<SnapshotId, Instant>>,
 }
 
 impl Controller {
     /// A controller of this cloud's volumes whose operations are tracked by `tasks`.
-    pub fn new(cloud: Arc<dyn Cloud>, home: HomeRegion, tasks: TaskTracker) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                watcher: Watcher::new(Arc::clone(&cloud)),
-                cloud,
-                names: Names::new(),
-                queues: Queues::default(),
-                operations: Operations::new(tasks),
-                home,
-                regions: tokio::sync::Mutex::new(None),
-                begun: Instant::now(),
-                unanswered: Mutex::default(),
-                attaching: Mutex::default(),
-                changed: Mutex::default(),
-            }),
-        }
+    pub fn new(cloud: Arc<dyn Cloud>, setting: Setting, tasks: TaskTracker) -> Self {
+        let Setting { home, cluster, progress } = setting;
+        let inner = Arc::new(Inner {
+            volumes: Things::new(Arc::clone(&cloud)),
+            snapshots: Things::new(Arc::clone(&cloud)),
+            shares: Things::new(Arc::clone(&cloud)),
+            cloud,
+            queues: Queues::default(),
+            operations: Operations::new(tasks),
+            home,
+            offers: Offers::default(),
+            cluster,
+            progress,
+            sources: Sources::default(),
+            begun: Instant::now(),
+            attaching: Mutex::default(),
+            changed: Mutex::default(),
+            known_attachments: KnownAttachments::default(),
+            last_shares: LastShares::default(),
+            leftovers: tokio::sync::Mutex::default(),
+        });
+        Self { inner }
     }
 
     /// Lists the account, so that the first create does not have to; ends after one attempt, successful or not.
     pub async fn start(&self) {
-        match self.inner.names.list_since(&self.inner.watcher, self.inner.begun).await {
+        match self.inner.volumes.known().await {
             Ok(()) => info!("the account's volumes are listed"),
             Err(error) => warn!(%error, "the account cannot be listed yet; the first create tries again"),
         }
+    }
+
+    /// Whether the cloud has snapshots.
+    pub fn has_snapshots(&self) -> bool {
+        self.inner.cloud.snapshots().is_some()
     }
 
     /// Makes the volume of this name, or finds it.
     ///
     /// # Errors
     /// [`Error::Differs`] if the name is taken by a volume that is not what is asked.
-    pub async fn create(&self, create: Create) -> Result<Volume, Error> {
+    pub async fn create(&self, create: Create) -> Result<Shown, Error> {
         let inner = Arc::clone(&self.inner);
         let work = create.clone();
-        self.inner
-            .operations
-            .run(&create.name.clone(), Operation::Create(create), async move { inner.create(work).await })
-            .await
+        let run = async move {
+            if work.volume_type.shared {
+                inner.create_share(work).await.map(Shown::from)
+            } else {
+                inner.create(work).await.map(Shown::from)
+            }
+        };
+        self.inner.operations.run(&create.name.clone(), Operation::Create(create), run).await
     }
 
     /// Deletes a volume; one that is gone is deleted.
     ///
     /// # Errors
-    /// [`Error::Precondition`] while an instance has it.
+    /// [`Error::Precondition`] while an instance has it, or something is made from it.
     pub async fn delete(&self, id: VolumeId) -> Result<(), Error> {
+        let which = self.inner.which(&id).await?;
         let inner = Arc::clone(&self.inner);
-        self.inner.operations.run(id.clone().as_str(), Operation::Delete, async move { inner.delete(&id).await }).await
+        let subject = id.to_string();
+        let run = async move {
+            inner.sources.free(id.as_str())?;
+            match which {
+                Which::Gone => {
+                    inner.forget(&id);
+                    Ok(())
+                }
+                Which::Disk => inner.delete(&id).await,
+                Which::Share => inner.delete_share(&id).await,
+            }
+        };
+        self.inner.operations.run(&subject, Operation::Delete, run).await
     }
 
-    /// Attaches a volume to an instance and returns it as it then stands.
+    /// Attaches a volume to an instance, and returns what that is told of it.
     ///
     /// # Errors
-    /// [`Error::AttachedElsewhere`] if another instance has it.
-    pub async fn attach(&self, id: VolumeId, node: NodeId) -> Result<Volume, Error> {
+    /// [`Error::AttachedElsewhere`] if another instance has it and it is not to be shared.
+    pub async fn attach(&self, id: VolumeId, node: NodeId) -> Result<Attachment, Error> {
         let inner = Arc::clone(&self.inner);
-        self.inner
-            .operations
-            .run(id.clone().as_str(), Operation::Attach(node.clone()), async move { inner.attach(&id, &node).await })
-            .await
+        let operation = Operation::Attach(node.clone());
+        match self.inner.which(&id).await? {
+            Which::Gone => Err(Error::VolumeNotFound(id.to_string())),
+            Which::Disk => {
+                let subject = id.to_string();
+                let run = async move { inner.attach(&id, &node).await };
+                let volume = self.inner.operations.run(&subject, operation, run).await?;
+                Ok(Attachment::Disk { serial: volume.serial, size: Some(volume.size) })
+            }
+            Which::Share => {
+                // Each instance by itself: they do not wait for each other.
+                let subject = format!("{id} on {node}");
+                let run = async move { inner.attach_share(&id, &node).await };
+                self.inner.operations.run(&subject, operation, run).await
+            }
+        }
     }
 
-    /// Detaches a volume from `node`, or from whichever instance has it where none is named.
+    /// Detaches a volume from `node`, or from whichever instances have it where none is named.
     ///
     /// # Errors
     /// The cloud's; a volume that is gone or elsewhere is detached.
     pub async fn detach(&self, id: VolumeId, node: Option<NodeId>) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
         let operation = Operation::Detach(node.clone());
-        self.inner
-            .operations
-            .run(id.clone().as_str(), operation, async move { inner.detach(&id, node.as_ref()).await })
-            .await
+        match self.inner.which(&id).await? {
+            Which::Gone => {
+                self.inner.forget(&id);
+                Ok(())
+            }
+            Which::Disk => {
+                let subject = id.to_string();
+                let run = async move { inner.detach(&id, node.as_ref()).await };
+                self.inner.operations.run(&subject, operation, run).await
+            }
+            Which::Share => {
+                let subject = node.as_ref().map_or_else(|| id.to_string(), |node| format!("{id} on {node}"));
+                let run = async move { inner.detach_share(&id, node.as_ref()).await };
+                self.inner.operations.run(&subject, operation, run).await
+            }
+        }
     }
 
     /// Makes a volume at least as large as `required_bytes`, and returns it as it then stands.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] if the cloud has no such size within the limit.
-    pub async fn expand(&self, id: VolumeId, required_bytes: u64, limit_bytes: u64) -> Result<Volume, Error> {
+    pub async fn expand(&self, id: VolumeId, required_bytes: u64, limit_bytes: u64) -> Result<Shown, Error> {
+        let which = self.inner.which(&id).await?;
         let inner = Arc::clone(&self.inner);
+        let subject = id.to_string();
+        let run = async move {
+            match which {
+                Which::Gone => Err(Error::VolumeNotFound(id.to_string())),
+                Which::Disk => inner.expand(&id, required_bytes, limit_bytes).await.map(Shown::from),
+                Which::Share => inner.expand_share(&id, required_bytes, limit_bytes).await.map(Shown::from),
+            }
+        };
         let operation = Operation::Expand { required_bytes, limit_bytes };
-        self.inner
-            .operations
-            .run(id.clone().as_str(), operation, async move { inner.expand(&id, required_bytes, limit_bytes).await })
-            .await
+        self.inner.operations.run(&subject, operation, run).await
     }
 
-    /// How a volume stands, with its type, which a shared listing does not tell.
+    /// The largest volume of a kind that can be had in a region (in lower case), or in any.
     ///
     /// # Errors
-    /// [`Error::VolumeNotFound`] if the cloud has no such volume.
-    pub async fn get_whole(&self, id: VolumeId) -> Result<Volume, Error> {
-        self.inner.cloud.volume(&id).await.map_err(|cause| unread(&id, cause))
-    }
-
-    /// How a volume stands.
-    ///
-    /// # Errors
-    /// [`Error::VolumeNotFound`] if the cloud has no such volume.
-    pub async fn get(&self, id: VolumeId) -> Result<Volume, Error> {
-        self.inner.read(&id).await
+    /// The cloud's.
+    pub async fn capacity(&self, kind: &'static VolumeType, region: Option<&str>) -> Result<Gib, Error> {
+        self.inner.capacity(kind, region).await
     }
 }
 
 impl Inner {
-    /// How a volume stands, by a read that begins now.
+    /// What an id names. Disks are asked first; an id names nothing only when both say so.
+    async fn which(&self, id: &VolumeId) -> Result<Which, Error> {
+        if self.volumes.names.knows(id) {
+            return Ok(Which::Disk);
+        }
+        if self.shares.names.knows(id) {
+            return Ok(Which::Share);
+        }
+        let unread = |cause| Error::Cloud { doing: format!("reading volume {id}"), cause };
+        match self.volumes.watcher.read(id).await {
+            Ok(volume) => {
+                self.volumes.names.insert(&volume);
+                return Ok(Which::Disk);
+            }
+            Err(CloudError::NotFound(_)) if self.cloud.shares().is_none() => return Ok(Which::Gone),
+            Err(CloudError::NotFound(_)) => {}
+            Err(cause) => return Err(unread(cause)),
+        }
+        match self.shares.watcher.read(id).await {
+            Ok(share) => {
+                self.shares.names.insert(&share);
+                Ok(Which::Share)
+            }
+            Err(CloudError::NotFound(_)) => Ok(Which::Gone),
+            // Disks do not know it; as long as nobody can ask the other half it is not known to be gone.
+            Err(CloudError::Refused { status, text }) => {
+                Err(unread(CloudError::Unknown(format!("disks do not know it, and the rest says {status}: {text}"))))
+            }
+            Err(cause) => Err(unread(cause)),
+        }
+    }
+
+    /// Forgets a volume that is gone.
+    fn forget(&self, id: &VolumeId) {
+        self.volumes.names.remove(id);
+        self.shares.names.remove(id);
+        self.progress.end(id);
+    }
+
+    /// How a disk stands, by a read that begins now.
     async fn read(&self, id: &VolumeId) -> Result<Volume, Error> {
-        self.watcher.read(id).await.map_err(|cause| unread(id, cause))
+        self.volumes.watcher.read(id).await.map_err(|cause| unread(id, cause))
     }
 }
 
@@ -268,11 +395,17 @@ fn settling(took: Duration) -> Duration {
 struct Pauses {
     began: Instant,
     next: Duration,
+    tried: u32,
 }
 
 impl Pauses {
     fn new() -> Self {
-        Self { began: Instant::now(), next: FIRST_PAUSE }
+        Self { began: Instant::now(), next: FIRST_PAUSE, tried: 0 }
+    }
+
+    /// How often was waited.
+    fn tried(&self) -> u32 {
+        self.tried
     }
 
     /// Waits before the next try, unless there was enough of them.
@@ -280,6 +413,7 @@ impl Pauses {
         if self.began.elapsed() >= PATIENCE {
             return false;
         }
+        self.tried += 1;
         tokio::time::sleep(self.next.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
         self.next = (self.next * 2).min(LONGEST_PAUSE);
         true
@@ -290,7 +424,7 @@ impl Pauses {
 ///
 /// # Errors
 /// [`Error::OutOfRange`] if that is more than the type has, or than the request allows.
-fn size_for(kind: &crate::cloud::VolumeType, required_bytes: u64, limit_bytes: u64) -> Result<Gib, Error> {
+fn size_for(kind: &VolumeType, required_bytes: u64, limit_bytes: u64) -> Result<Gib, Error> {
     let asked = Gib::holding(required_bytes).max(kind.min);
     let size = Gib(asked.0.div_ceil(kind.step.0) * kind.step.0);
     if size > kind.max {

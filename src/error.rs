@@ -22,12 +22,29 @@ pub enum Error {
         /// What is wrong and what to change.
         problem: String,
     },
+    /// A call that is in the specification but not among the driver's capabilities.
+    #[error("{0} is not among this driver's capabilities")]
+    Unserved(&'static str),
     /// A size that the cloud cannot give, or that the request itself rules out.
     #[error("{0}")]
     OutOfRange(String),
     /// The cloud has no such volume, or the id is not of the cloud's form.
     #[error("volume {0} does not exist")]
     VolumeNotFound(String),
+    /// The cloud has no such snapshot, or the id is not of the cloud's form.
+    #[error("snapshot {0} does not exist")]
+    SnapshotNotFound(String),
+    /// Something that was there went away while it was waited for.
+    #[error("{word} {id} does not exist any more")]
+    Gone {
+        /// What it is.
+        word: &'static str,
+        /// Its id.
+        id: String,
+    },
+    /// The cloud took the request but could not carry it out, and never will.
+    #[error("{0}")]
+    Failed(String),
     /// The cloud has no such instance.
     #[error("node {0} does not exist")]
     NodeNotFound(String),
@@ -79,7 +96,7 @@ pub enum Error {
     /// A page token of a listing that is not ours, or no longer good (CSI, `ListVolumes`: ABORTED).
     #[error("starting_token '{0}' is not valid here; list again from the start")]
     BadPage(String),
-    /// Something else is under way for the same volume or name.
+    /// Something else is under way for the same thing or name.
     #[error("{subject} is busy: {in_flight} is in flight; it has to end before {asked} can start")]
     Contradicted {
         /// The volume or name.
@@ -159,10 +176,14 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::Invalid { .. } => Code::InvalidArgument,
+            Self::Unserved(_) => Code::Unimplemented,
             Self::OutOfRange(_) => Code::OutOfRange,
-            Self::VolumeNotFound(_) | Self::NodeNotFound(_) | Self::NotMounted { .. } | Self::NotHere(_) => {
-                Code::NotFound
-            }
+            Self::VolumeNotFound(_)
+            | Self::SnapshotNotFound(_)
+            | Self::Gone { .. }
+            | Self::NodeNotFound(_)
+            | Self::NotMounted { .. }
+            | Self::NotHere(_) => Code::NotFound,
             Self::Differs { .. } => Code::AlreadyExists,
             Self::AttachedElsewhere { .. } | Self::Precondition(_) | Self::DiskRefused { .. } => {
                 Code::FailedPrecondition
@@ -172,7 +193,7 @@ impl Error {
             // Not final to the sidecars: they go on asking, and nothing is given up that may exist.
             Self::NotYet(_) | Self::OutcomeUnknown { .. } | Self::Metadata(_) | Self::ShuttingDown => Code::Unavailable,
             Self::Cloud { cause, .. } => cause.code(),
-            Self::Tool { .. } | Self::Io { .. } | Self::Panicked(_) => Code::Internal,
+            Self::Failed(_) | Self::Tool { .. } | Self::Io { .. } | Self::Panicked(_) => Code::Internal,
         }
     }
 

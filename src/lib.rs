@@ -6,7 +6,7 @@
 //! - [`server`] the gRPC socket and its drain; [`admin`] `/metrics`, `/healthz` and `/readyz`
 //! - [`telemetry`] and [`metrics`] what operators see
 //! - [`rpc`] protobuf in, protobuf out: the only place that knows [`csi`]
-//! - [`operations`] what is in flight: started once, joined by repeats
+//! - [`operations`] what is in flight: started once, joined by repeats; [`progress`] what does not come about
 //! - [`controller`] decides what to ask of the cloud
 //! - [`cloud`] the clouds' APIs, with `cloud::vultr` the first
 //! - [`node`] proves, formats, mounts and grows disks; `node::host` is the only code that touches the machine
@@ -21,6 +21,7 @@ pub mod error;
 pub mod metrics;
 pub mod node;
 pub mod operations;
+pub mod progress;
 pub mod rpc;
 pub mod server;
 pub mod telemetry;
@@ -34,7 +35,7 @@ use tracing::{info, warn};
 use crate::{
     cloud::{Account, pace::Pace, token::TokenFile},
     config::Config,
-    controller::{Controller, HomeRegion},
+    controller::{Controller, HomeRegion, Setting},
     metrics::Metrics,
     node::{Linux, Node, Paths},
 };
@@ -61,18 +62,17 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     info!(%config, "starting");
     let metrics = Metrics::default();
     let tasks = TaskTracker::new();
-    let mut services = server::Services {
-        identity: rpc::Identity::new(config.driver_name.clone(), config.serves_controller()),
-        controller: None,
-        node: None,
-    };
+    let mut services =
+        server::Services { identity: rpc::Identity::new(config.driver_name.clone()), controller: None, node: None };
     if let Some(settings) = &config.controller {
         let token = TokenFile::open(&settings.token_file).map_err(RunError::Configuration)?;
         let pace = Pace::new(settings.requests_per_second, config.profile.requests_per_second);
         let account = Account { api_url: settings.api_url.clone(), token, pace, metrics: metrics.clone() };
         let cloud = (config.profile.connect)(account).map_err(RunError::Failed)?;
         let home = HomeRegion::new(config.region.clone(), config.profile, config.metadata_url.clone());
-        let controller = Controller::new(cloud, home, tasks.clone());
+        let setting = Setting { home, cluster: settings.cluster.clone(), progress: metrics.progress.clone() };
+        let controller = Controller::new(cloud, setting, tasks.clone());
+        services.identity = services.identity.with_controller(controller.has_snapshots());
         let (starting, ready) = (controller.clone(), services.identity.clone());
         // The start is complete when the account has been asked for once; what the cloud answered is no matter of life.
         tokio::spawn(async move {
@@ -82,6 +82,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             }
             ready.started();
         });
+        let cleaning = controller.clone();
+        tokio::spawn(async move { cleaning.keep_clean().await });
         services.controller = Some(rpc::ControllerService::new(controller, config.profile, metrics.clone()));
     } else {
         services.identity.started();

@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::cloud::CloudError;
+use crate::{cloud::CloudError, progress::Progress};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RpcLabels {
@@ -34,6 +34,8 @@ type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
 pub struct Metrics {
     /// Whether the cloud answers.
     pub weather: Weather,
+    /// What has been asked of the cloud and has not come about.
+    pub progress: Progress,
     registry: Arc<Registry>,
     rpc: Durations<RpcLabels>,
     cloud: Durations<CloudLabels>,
@@ -44,6 +46,7 @@ impl Default for Metrics {
         let rpc = Durations::new_with_constructor(histogram);
         let cloud = Durations::new_with_constructor(histogram);
         let weather = Weather::default();
+        let progress = Progress::default();
         let mut registry = Registry::default();
         registry.register("csi_rpc_seconds", "Duration of gRPC calls, by call and code", rpc.clone());
         registry.register("csi_cloud_seconds", "Duration of requests to the cloud, by outcome", cloud.clone());
@@ -52,7 +55,8 @@ impl Default for Metrics {
             "Whether the last request to the cloud was answered (1) or not (0)",
             weather.reachable.clone(),
         );
-        Self { weather, registry: Arc::new(registry), rpc, cloud }
+        registry.register_collector(Box::new(progress.clone()));
+        Self { weather, progress, registry: Arc::new(registry), rpc, cloud }
     }
 }
 
@@ -132,6 +136,7 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+        assert!(text.contains(r#"csi_changes_stuck{change="attach"} 0"#), "{text}");
         metrics.weather.tell(Some(&CloudError::NotFound(String::new())));
         assert_eq!(metrics.weather.trouble(), None);
     }

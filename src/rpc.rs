@@ -157,8 +157,13 @@ fn code_name(code: Code) -> &'static str {
 }
 
 /// The answer to a call that is in the specification but not among our capabilities.
-fn unsupported<T>(rpc: &str) -> Result<Response<T>, Status> {
-    Err(Status::unimplemented(format!("{rpc} is not among this driver's capabilities")))
+fn unsupported<T>(rpc: &'static str) -> Result<Response<T>, Status> {
+    let error = unserved(rpc);
+    Err(Status::new(error.code(), error.to_string()))
+}
+
+fn unserved(rpc: &'static str) -> Error {
+    Error::Unserved(rpc)
 }
 
 #[cfg(test)]

@@ -183,7 +183,7 @@ mod tests {
         let (finish, finished) = tokio::sync::oneshot::channel::<()>();
         let operation = tasks.spawn(async { finished.await.unwrap() });
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let services = Services { identity: Identity::new("test".to_owned(), false), controller: None, node: None };
+        let services = Services { identity: Identity::new("test".to_owned()), controller: None, node: None };
         let (serving_path, serving_tasks) = (path.clone(), tasks.clone());
         let server = tokio::spawn(async move {
             serve(&serving_path, services, &serving_tasks, async { stopped.await.unwrap() }).await

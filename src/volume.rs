@@ -69,6 +69,11 @@ id! {
     NodeId
 }
 
+id! {
+    /// A snapshot's id in the cloud, which is also its CSI snapshot id.
+    SnapshotId
+}
+
 /// A size in whole GiB, the unit in which clouds sell volumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Gib(pub u64);

@@ -42,6 +42,29 @@ pub struct Call {
     pub query: Vec<(&'static str, String)>,
     /// The JSON body.
     pub body: Option<Value>,
+    /// Whether it is of the part of the API that everything hangs on: only then does its failing tell of the cloud.
+    pub vital: bool,
+}
+
+impl Call {
+    /// A vital request without a query or a body.
+    pub fn new(operation: &'static str, priority: Priority, method: Method, path: impl Into<String>) -> Self {
+        Self { operation, priority, method, path: path.into(), query: Vec::new(), body: None, vital: true }
+    }
+
+    /// The same with a body.
+    #[must_use]
+    pub fn with(self, body: Value) -> Self {
+        Self { body: Some(body), ..self }
+    }
+
+    /// The same for one page of a listing, of `size` rows, from `cursor` on (Vultr's names of the two).
+    #[must_use]
+    pub fn page(mut self, cursor: Option<&str>, size: u32) -> Self {
+        self.query.push(("per_page", size.to_string()));
+        self.query.extend(cursor.map(|cursor| ("cursor", cursor.to_owned())));
+        self
+    }
 }
 
 /// A cloud's API over HTTP.
@@ -79,7 +102,9 @@ impl Http {
         let span = warn_span!("cloud", operation = call.operation, outcome = field::Empty);
         let outcome = self.send_until_answered(&call).instrument(span.clone()).await;
         span.record("outcome", outcome.as_ref().map_or_else(label, |_| "ok"));
-        self.metrics.weather.tell(outcome.as_ref().err());
+        if call.vital {
+            self.metrics.weather.tell(outcome.as_ref().err());
+        }
         outcome
     }
 

@@ -1,81 +1,108 @@
-//! The index of CSI names: which volumes of the account have which name.
+//! The index of names: which things of a kind have which name.
 //!
-//! The API has no search and does not keep names unique, so before a volume is made the account has to be known. It is
+//! The API has no search and does not keep names unique, so before anything is made the account has to be known. It is
 //! listed once after the start, and from then on the index follows our own writes. What it says is a hint: an entry is
 //! verified by a read before it is trusted, and after a create whose outcome is unknown the account is listed again.
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::time::Instant;
 
-use super::{CloudError, Volume, watch::Watcher};
-use crate::volume::VolumeId;
+use super::{CloudError, kind::Kind, watch::Watcher};
 
-/// Which volumes have which CSI name.
+/// Which things of a kind have which name.
 #[derive(Debug)]
-pub struct Names {
-    /// The ids of each name, the oldest volume first.
-    ids: Mutex<HashMap<String, BTreeSet<(String, VolumeId)>>>,
+pub struct Names<T: Kind> {
+    known: Mutex<Known<T::Id>>,
     /// When the newest listing that went in began. Held while one is under way, so that there is one at a time.
     listed: tokio::sync::Mutex<Option<Instant>>,
 }
 
-impl Names {
+#[derive(Debug)]
+struct Known<I> {
+    /// The ids of each name, the oldest first.
+    ids: HashMap<String, BTreeSet<(String, I)>>,
+    /// The name and the age of each.
+    names: HashMap<I, (String, String)>,
+}
+
+impl<T: Kind> Names<T> {
     /// An index that has yet to be filled.
     pub fn new() -> Self {
-        Self { ids: Mutex::default(), listed: tokio::sync::Mutex::new(None) }
+        let known = Known { ids: HashMap::new(), names: HashMap::new() };
+        Self { known: Mutex::new(known), listed: tokio::sync::Mutex::new(None) }
     }
 
-    /// The volumes named `name` according to a listing that began at `since` or later, the oldest first.
+    /// Those named `name` according to a listing that began at `since` or later, the oldest first.
     ///
     /// # Errors
     /// The cloud's, if the account has to be listed for this and cannot be.
-    pub async fn find(&self, watcher: &Watcher, name: &str, since: Instant) -> Result<Vec<VolumeId>, CloudError> {
+    pub async fn find(&self, watcher: &Watcher<T>, name: &str, since: Instant) -> Result<Vec<T::Id>, CloudError> {
         self.list_since(watcher, since).await?;
-        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(ids.get(name).map(|ids| ids.iter().map(|(_, id)| id.clone()).collect()).unwrap_or_default())
+        let known = self.lock();
+        Ok(known.ids.get(name).map(|ids| ids.iter().map(|(_, id)| id.clone()).collect()).unwrap_or_default())
     }
 
     /// Lists the account unless a listing that began at `since` or later is already in.
     ///
     /// # Errors
     /// The cloud's.
-    pub async fn list_since(&self, watcher: &Watcher, since: Instant) -> Result<(), CloudError> {
+    pub async fn list_since(&self, watcher: &Watcher<T>, since: Instant) -> Result<(), CloudError> {
         let mut listed = self.listed.lock().await;
         if listed.is_some_and(|begun| begun >= since) {
             return Ok(());
         }
         let begun = Instant::now();
-        for volume in watcher.list_whole().await? {
-            self.insert(&volume);
+        for thing in watcher.list_whole().await? {
+            self.insert(&thing);
         }
         *listed = Some(begun);
         Ok(())
     }
 
-    /// Notes a volume that exists. A volume that boots an instance is never ours, whatever its label.
-    pub fn insert(&self, volume: &Volume) {
-        if volume.bootable || volume.name.is_empty() {
-            return;
-        }
-        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.entry(volume.name.clone()).or_default().insert((volume.created.clone(), volume.id.clone()));
+    /// Whether it is known that there is a thing of this id, or was.
+    pub fn knows(&self, id: &T::Id) -> bool {
+        self.lock().names.contains_key(id)
     }
 
-    /// Forgets a volume that is gone.
-    pub fn remove(&self, gone: &VolumeId) {
-        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.retain(|_, ids| {
-            ids.retain(|(_, id)| id != gone);
-            !ids.is_empty()
-        });
+    /// Notes a thing that exists.
+    pub fn insert(&self, thing: &T) {
+        let (id, created) = (thing.id().clone(), thing.created().to_owned());
+        let mut known = self.lock();
+        known.forget(&id);
+        let name = thing.name().unwrap_or_default().to_owned();
+        if !name.is_empty() {
+            known.ids.entry(name.clone()).or_default().insert((created.clone(), id.clone()));
+        }
+        known.names.insert(id, (name, created));
+    }
+
+    /// Forgets a thing that is gone.
+    pub fn remove(&self, gone: &T::Id) {
+        self.lock().forget(gone);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known<T::Id>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Default for Names {
+impl<I: Clone + Ord + std::hash::Hash> Known<I> {
+    fn forget(&mut self, id: &I) {
+        let Some((name, created)) = self.names.remove(id) else { return };
+        if let Some(ids) = self.ids.get_mut(&name) {
+            ids.remove(&(created, id.clone()));
+            if ids.is_empty() {
+                self.ids.remove(&name);
+            }
+        }
+    }
+}
+
+impl<T: Kind> Default for Names<T> {
     fn default() -> Self {
         Self::new()
     }

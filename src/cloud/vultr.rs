@@ -3,13 +3,15 @@
 mod block;
 mod instance;
 mod metadata;
+mod snapshot;
+mod vfs;
 mod wire;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Account, Attachment, Cloud, CloudError, NewVolume, Profile, Region, Volume, VolumePage, VolumeType, http::Http,
-    transport::Transport,
+    Account, Attachment, Change, Cloud, CloudError, NewVolume, Page, Profile, Region, Shares, Snapshots, Volume,
+    VolumeType, http::Http, transport::Transport,
 };
 use crate::{
     error::Error,
@@ -17,9 +19,12 @@ use crate::{
 };
 
 /// NVMe, the API's `high_perf`.
-static NVME: VolumeType = VolumeType { name: "high_perf", min: Gib(10), max: Gib(10_000), step: Gib(1) };
+static NVME: VolumeType = VolumeType { name: "high_perf", min: Gib(10), max: Gib(10_000), step: Gib(1), shared: false };
 /// HDD, the API's `storage_opt`.
-static HDD: VolumeType = VolumeType { name: "storage_opt", min: Gib(40), max: Gib(40_000), step: Gib(1) };
+static HDD: VolumeType =
+    VolumeType { name: "storage_opt", min: Gib(40), max: Gib(40_000), step: Gib(1), shared: false };
+/// VFS, which has nothing but NVMe. No document tells its maximum: the API says itself what is too much.
+static VFS: VolumeType = VolumeType { name: "vfs", min: Gib(10), max: Gib(1 << 20), step: Gib(1), shared: true };
 
 /// What is known of Vultr beforehand.
 pub static PROFILE: Profile = Profile {
@@ -28,7 +33,7 @@ pub static PROFILE: Profile = Profile {
     api_url: "https://api.vultr.com",
     id_form: IdForm::Uuid,
     topology_key: "region",
-    volume_types: &[&NVME, &HDD],
+    volume_types: &[&NVME, &HDD, &VFS],
     // Vultr support, 2023-11; the 16 of earlier documents was wrong.
     attachments_per_instance: 11,
     // Per source address; more is answered by 429.
@@ -72,7 +77,7 @@ impl Cloud for Vultr {
         &PROFILE
     }
 
-    async fn list_volumes(&self, cursor: Option<&str>, size: u32) -> Result<VolumePage, CloudError> {
+    async fn list_volumes(&self, cursor: Option<&str>, size: u32) -> Result<Page<Volume>, CloudError> {
         block::list(&self.http, cursor, size).await
     }
 
@@ -84,8 +89,8 @@ impl Cloud for Vultr {
         block::create(&self.http, volume).await
     }
 
-    async fn grow_volume(&self, id: &VolumeId, size: Gib) -> Result<(), CloudError> {
-        block::grow(&self.http, id, size).await
+    async fn change_volume(&self, id: &VolumeId, change: &Change) -> Result<(), CloudError> {
+        block::change(&self.http, id, change).await
     }
 
     async fn delete_volume(&self, id: &VolumeId) -> Result<(), CloudError> {
@@ -107,6 +112,14 @@ impl Cloud for Vultr {
     async fn regions(&self) -> Result<Vec<Region>, CloudError> {
         instance::regions(&self.http).await
     }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn shares(&self) -> Option<&dyn Shares> {
+        Some(self)
+    }
 }
 
 /// `<region>-<14 hex digits>` in the samples there are; other lengths are let pass.
@@ -124,10 +137,12 @@ fn is_share_tag(tag: &str) -> bool {
     (1..=10).contains(&tag.len()) && tag.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// `disk_type` and the older `block_type`, which overrides it (as Vultr's own driver has it).
+/// `storage_type`, `disk_type` and the older `block_type`, which means block and overrides both (as Vultr's own driver has
+/// it).
 fn volume_type(parameters: &BTreeMap<String, String>) -> Result<&'static VolumeType, Error> {
     let mut by_disk_type = None;
     let mut by_block_type = None;
+    let mut shared = false;
     for (key, value) in parameters {
         let lower = value.to_ascii_lowercase();
         let unknown =
@@ -135,8 +150,8 @@ fn volume_type(parameters: &BTreeMap<String, String>) -> Result<&'static VolumeT
         match key.as_str() {
             "storage_type" => match lower.as_str() {
                 "block" => {}
-                "vfs" => return unknown("supported by this version of the driver; use 'block'"),
-                _ => return unknown("a storage type; use 'block'"),
+                "vfs" => shared = true,
+                _ => return unknown("'block' or 'vfs'"),
             },
             "disk_type" => match lower.as_str() {
                 "nvme" => by_disk_type = Some(&NVME),
@@ -152,12 +167,20 @@ fn volume_type(parameters: &BTreeMap<String, String>) -> Result<&'static VolumeT
             _ => {
                 return Err(Error::invalid(
                     format!("parameter {key}"),
-                    "is not known; the parameters are storage_type, disk_type, block_type, encrypted, mkfs_options and discard",
+                    "is not known; the parameters are storage_type, disk_type, block_type, encrypted, mkfs_options, \
+                     discard and snapshot_region",
                 ));
             }
         }
     }
-    Ok(by_block_type.or(by_disk_type).unwrap_or(&NVME))
+    match (by_block_type, by_disk_type) {
+        (Some(kind), _) => Ok(kind),
+        (None, Some(kind)) if shared && *kind == HDD => {
+            Err(Error::invalid("parameter disk_type", "'hdd' cannot be had with storage_type 'vfs'; use 'nvme'"))
+        }
+        (None, _) if shared => Ok(&VFS),
+        (None, kind) => Ok(kind.unwrap_or(&NVME)),
+    }
 }
 
 /// Keys that the external sidecars read and may leave in.
@@ -171,12 +194,15 @@ const STORAGE_TYPE: &str = "storage_type";
 /// Ours; Vultr's own driver does not tell the size.
 const SIZE_GIB: &str = "size_gib";
 
-fn publish_context(volume: &Volume) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        (MOUNT_ID.to_owned(), volume.serial.clone()),
-        (STORAGE_TYPE.to_owned(), "block".to_owned()),
-        (SIZE_GIB.to_owned(), volume.size.0.to_string()),
-    ])
+fn publish_context(attachment: &Attachment) -> BTreeMap<String, String> {
+    let pairs = match attachment {
+        Attachment::Disk { serial, size } => {
+            let size = size.map(|size| (SIZE_GIB, size.0.to_string()));
+            [(MOUNT_ID, serial.clone()), (STORAGE_TYPE, "block".to_owned())].into_iter().chain(size).collect()
+        }
+        Attachment::Share { tag } => vec![(MOUNT_ID, tag.clone()), (STORAGE_TYPE, "vfs".to_owned())],
+    };
+    pairs.into_iter().map(|(key, value): (&str, String)| (key.to_owned(), value)).collect()
 }
 
 fn attachment(context: &BTreeMap<String, String>) -> Result<Attachment, Error> {
@@ -229,7 +255,11 @@ mod tests {
             (&[("fsType", "xfs"), ("csi.storage.k8s.io/fstype", "xfs")], Ok("high_perf")),
             (&[("csiProvisionerSecretName", "x"), ("csiNodePublishSecretNamespace", "x")], Ok("high_perf")),
             (&[("disk_type", "tape")], Err("parameter disk_type")),
-            (&[("storage_type", "vfs")], Err("parameter storage_type")),
+            (&[("storage_type", "VFS")], Ok("vfs")),
+            (&[("storage_type", "vfs"), ("disk_type", "nvme")], Ok("vfs")),
+            (&[("storage_type", "vfs"), ("disk_type", "hdd")], Err("parameter disk_type")),
+            (&[("storage_type", "vfs"), ("block_type", "storage_opt")], Ok("storage_opt")),
+            (&[("storage_type", "nfs")], Err("parameter storage_type")),
             (&[("disktype", "nvme")], Err("parameter disktype")),
         ] {
             match (volume_type(&map(parameters)), wanted) {

@@ -7,7 +7,8 @@
 //!     │     queue ► attach ► wait ► done        │     queue ► detach ► wait ► done
 //!     └── refused, busy or unknown              └── refused, busy or unknown
 //! ```
-//! A detach names no instance in Vultr's API, so it is sent only on the strength of a read that shows the volume on
+//! What is taken but does not come about within its deadline is told (`progress`), looked at, and asked for again. A
+//! detach names no instance in Vultr's API, so it is sent only on the strength of a read that shows the volume on
 //! the instance asked about, and never again without another one.
 
 use std::{
@@ -23,10 +24,11 @@ use super::{Inner, Pauses, SETTLING, SETTLING_SLOW, ours, settling};
 use crate::{
     cloud::{
         CloudError, Volume, VolumeState,
-        queue::{Change, Turn},
+        queue::{self, Turn},
         watch::Awaited,
     },
     error::Error,
+    progress::Change,
     volume::{NodeId, VolumeId},
 };
 
@@ -57,10 +59,11 @@ impl Inner {
             };
             match &volume.attached_to {
                 Some(on) if on == node => {
-                    self.attaching().remove(id);
+                    self.settled(id);
                     return with_serial(volume);
                 }
                 Some(other) => {
+                    self.progress.end(id);
                     return Err(Error::AttachedElsewhere { volume: id.to_string(), node: other.to_string() });
                 }
                 None => {}
@@ -78,28 +81,45 @@ impl Inner {
                 continue;
             }
             if volume.state != VolumeState::Active {
-                self.watcher
+                self.volumes
+                    .watcher
                     .until(id, Awaited::Created, Instant::now(), |v| (v.state == VolumeState::Active).then_some(()))
                     .await?;
             }
-            let turn = self.queues.turn(node, Change::Attach).await;
+            let turn = self.queues.turn(node, queue::Change::Attach).await;
             let asked = Instant::now();
             self.attaching().insert(id.clone(), asked);
+            self.progress.begin(id, Change::Attach(node.clone()));
             match self.cloud.attach_volume(id, node).await {
                 Ok(()) => {
                     let taken = Instant::now();
-                    let on = self
-                        .watcher
-                        .until(id, Awaited::Attached, taken, |v| v.attached_to.is_some().then(|| v.clone()));
-                    let attached = holding(turn, on).await?;
-                    self.attaching().remove(id);
-                    if attached.attached_to.as_ref() == Some(node) {
-                        info!(volume = %id, %node, "attached");
-                        return with_serial(attached);
+                    let arrived = |v: &Volume| v.attached_to.is_some().then(|| v.clone());
+                    let on = self.volumes.watcher.until(id, Awaited::Attached, taken, arrived);
+                    match holding(turn, on).await {
+                        Ok(attached) if attached.attached_to.as_ref() == Some(node) => {
+                            self.settled(id);
+                            info!(volume = %id, %node, "attached");
+                            return with_serial(attached);
+                        }
+                        // The next read says where it is.
+                        Ok(_) => self.settled(id),
+                        // It was taken and does not come about: asked for again after another look. Vultr refuses that
+                        // if the first one is still on its way.
+                        Err(Error::NotYet(why)) => {
+                            self.progress.tell(id, &why);
+                            warn!(volume = %id, %node, why, "the attach does not end");
+                            in_doubt = true;
+                            if !pauses.wait().await {
+                                return Err(Error::NotYet(why));
+                            }
+                        }
+                        Err(Error::Gone { .. }) => return Err(Error::VolumeNotFound(id.to_string())),
+                        Err(error) => return Err(error),
                     }
                 }
                 // The instance is busy with something that is not ours.
                 Err(cause @ CloudError::Busy(_)) => {
+                    self.progress.tell(id, &cause);
                     if !in_doubt {
                         self.attaching().remove(id);
                     }
@@ -117,6 +137,7 @@ impl Inner {
                 }
                 // The truth is what the volume says: it may be attached already, or gone.
                 Err(cause) => {
+                    self.progress.tell(id, &cause);
                     if !in_doubt {
                         self.attaching().remove(id);
                     }
@@ -134,7 +155,7 @@ impl Inner {
             Err(cause) => return Some(Error::Cloud { doing: format!("attaching volume {id} to {node}"), cause }),
         }
         let most = self.cloud.profile().attachments_per_instance as usize;
-        let volumes = self.watcher.list().await.ok()?;
+        let volumes = self.volumes.watcher.list().await.ok()?;
         let count = volumes.iter().filter(|volume| volume.attached_to.as_ref() == Some(node)).count();
         (count >= most).then(|| Error::Exhausted(format!("node {node} has {count} of at most {most} volumes: {cause}")))
     }
@@ -146,9 +167,12 @@ impl Inner {
             let read = Instant::now();
             let volume = match self.read(id).await {
                 Ok(volume) => volume,
-                Err(Error::VolumeNotFound(_)) => return Ok(()),
+                Err(Error::VolumeNotFound(_)) => {
+                    self.forget(id);
+                    return Ok(());
+                }
                 Err(Error::Cloud { doing, cause }) => {
-                    if matches!(cause, CloudError::Unsupported(_)) || !pauses.wait().await {
+                    if !pauses.wait().await {
                         return Err(Error::Cloud { doing, cause });
                     }
                     continue;
@@ -157,12 +181,16 @@ impl Inner {
             };
             let node = match (&volume.attached_to, from) {
                 (None, _) => match self.proves_detached(id, read) {
-                    None => return Ok(()),
+                    None => {
+                        self.progress.end(id);
+                        return Ok(());
+                    }
                     Some(when) => {
                         tokio::time::sleep_until(when).await;
                         continue;
                     }
                 },
+                // What is wanted of it on another node is not over.
                 (Some(on), Some(from)) if on != from => return Ok(()),
                 (Some(on), _) => on.clone(),
             };
@@ -172,27 +200,42 @@ impl Inner {
             {
                 return Err(Error::Cloud { doing: format!("detaching volume {id} from {node}"), cause });
             }
-            let turn = self.queues.turn(&node, Change::Detach).await;
+            let turn = self.queues.turn(&node, queue::Change::Detach).await;
             if read.elapsed() > PROOF_KEPT && self.moved_on(id, &node).await? {
                 continue;
             }
             let asked = Instant::now();
+            self.progress.begin(id, Change::Detach(node.clone()));
             match self.cloud.detach_volume(id, &node).await {
                 Ok(()) => {
-                    let off = self.watcher.until(id, Awaited::Detached, Instant::now(), |v| {
+                    let off = self.volumes.watcher.until(id, Awaited::Detached, Instant::now(), |v| {
                         (v.attached_to.as_ref() != Some(&node)).then_some(())
                     });
-                    return match holding(turn, off).await {
-                        Ok(()) | Err(Error::VolumeNotFound(_)) => {
+                    match holding(turn, off).await {
+                        Ok(()) => {
+                            self.settled(id);
                             info!(volume = %id, %node, "detached");
-                            Ok(())
+                            return Ok(());
                         }
-                        Err(error) => Err(error),
-                    };
+                        Err(Error::Gone { .. }) => {
+                            self.forget(id);
+                            return Ok(());
+                        }
+                        // It was taken and does not come about: asked for again, if the volume is still there.
+                        Err(Error::NotYet(why)) => {
+                            self.progress.tell(id, &why);
+                            warn!(volume = %id, %node, why, "the detach does not end");
+                            if !pauses.wait().await {
+                                return Err(Error::NotYet(why));
+                            }
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
                 // Also "not currently attached" and the API's flat "unable to detach": a read tells which.
                 Err(cause) => {
                     warn!(volume = %id, %node, error = %cause, "the detach was not taken for certain");
+                    self.progress.tell(id, &cause);
                     drop(turn);
                     if cause.outcome_is_unknown() {
                         // It may still come, and would take the volume from wherever it is by then: nothing is sent or
@@ -203,6 +246,12 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Notes that a change of where the volume is has come about.
+    fn settled(&self, id: &VolumeId) {
+        self.attaching().remove(id);
+        self.progress.end(id);
     }
 
     fn attaching(&self) -> MutexGuard<'_, HashMap<VolumeId, Instant>> {

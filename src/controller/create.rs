@@ -1,34 +1,28 @@
-//! CreateVolume: one CSI name is one volume.
+//! CreateVolume: one CSI name is one volume, blank, restored or cloned, or a shared file system.
 //!
 //! ```text
-//!   find the name ──found──► verify by a read ──agrees──► wait until active ──► done
-//!        │                        │ gone: forget it, find again
-//!        │ none                   └ differs: ALREADY_EXISTS
-//!        ▼
-//!   POST ──answered──► wait until active
-//!        └─unknown──► list the account again, and only then decide
+//!   blank:    find or make the volume                                    ──► wait until active ──► done
+//!   restored: find or make it from the snapshot, in the snapshot's region ──► wait until active ──► done
+//!   cloned:   find or make a temporary snapshot of the source, wait until complete,
+//!             find or make the volume from it                            ──► wait until active ──► drop the snapshot
 //! ```
-//! Nothing is ever deleted here. While it is not known whether a volume was made, every error is one that the
-//! provisioner repeats the call on, so that a volume which does exist is never given up.
-
-use std::{
-    collections::HashMap,
-    sync::{Arc, MutexGuard, PoisonError},
-    time::Duration,
-};
+//! A volume that exists is found before its source is asked for, which may be gone by then.
 
 use tokio::time::Instant;
-use tracing::{info, warn};
 
-use super::{Inner, Pauses, SETTLING, SETTLING_SLOW, settling, size_for};
-use crate::{
-    cloud::{CloudError, NewVolume, Region, Volume, VolumeState, VolumeType, watch::Awaited},
-    error::Error,
-    volume::Gib,
+use super::{
+    Inner, Which,
+    once::{NotMade, Wanted},
+    ours, size_for,
+    snapshot::Taken,
 };
-
-/// What regions offer changes rarely.
-const REGIONS_KEPT: Duration = Duration::from_secs(600);
+use crate::{
+    cloud::{
+        CloudError, NewShare, NewVolume, Origin, Share, Snapshot, SnapshotState, Volume, VolumeType, label::Purpose,
+    },
+    error::Error,
+    volume::{Gib, SnapshotId, VolumeId},
+};
 
 /// A volume wanted under a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,175 +37,269 @@ pub struct Create {
     pub volume_type: &'static VolumeType,
     /// The regions allowed, in lower case, best first; empty where the request does not care.
     pub regions: Vec<String>,
+    /// What it is to have the content of.
+    pub source: Source,
+}
+
+/// What a new volume is to have the content of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing.
+    Blank,
+    /// A snapshot.
+    Snapshot {
+        /// Its id.
+        id: SnapshotId,
+        /// The region that the class says it is in, in lower case; needed where it does not tell.
+        region: Option<String>,
+    },
+    /// Another volume.
+    Volume(VolumeId),
+}
+
+/// What there is to make a volume from: a snapshot, the size that holds it, and the region that has it.
+struct Material {
+    snapshot: SnapshotId,
+    size: Gib,
+    region: String,
+}
+
+/// A disk wanted.
+struct Disk<'a> {
+    inner: &'a Inner,
+    wanted: &'a Create,
+}
+
+#[async_trait::async_trait]
+impl Wanted<Volume> for Disk<'_> {
+    fn name(&self) -> String {
+        self.wanted.name.clone()
+    }
+
+    fn what(&self) -> String {
+        format!("{} volume {}", self.wanted.volume_type, self.wanted.name)
+    }
+
+    fn agrees(&self, found: &Volume) -> Result<(), Error> {
+        agrees(found, self.wanted)
+    }
+
+    async fn make(&self) -> Result<Volume, NotMade> {
+        let Self { inner, wanted } = *self;
+        match &wanted.source {
+            Source::Blank => inner.make(wanted, None).await,
+            Source::Snapshot { id, region } => {
+                let _held = inner.sources.hold(id.as_str());
+                let snapshot = inner.restorable(id).await?;
+                let region = inner.region_of(&snapshot, region.as_deref()).await?;
+                inner.make(wanted, Some(material(&snapshot, region))).await
+            }
+            Source::Volume(id) => {
+                let _held = inner.sources.hold(id.as_str());
+                let snapshot = inner.temporary(wanted, id).await?;
+                let region = inner.region_of(&snapshot, None).await?;
+                inner.make(wanted, Some(material(&snapshot, region))).await
+            }
+        }
+    }
+}
+
+/// A shared file system wanted.
+struct Shared<'a> {
+    inner: &'a Inner,
+    wanted: &'a Create,
+}
+
+#[async_trait::async_trait]
+impl Wanted<Share> for Shared<'_> {
+    fn name(&self) -> String {
+        self.wanted.name.clone()
+    }
+
+    fn what(&self) -> String {
+        format!("{} volume {}", self.wanted.volume_type, self.wanted.name)
+    }
+
+    fn agrees(&self, found: &Share) -> Result<(), Error> {
+        agrees_in(found.size, found.volume_type, &found.region, self.wanted, &found.id)
+    }
+
+    async fn make(&self) -> Result<Share, NotMade> {
+        let Self { inner, wanted } = *self;
+        let size = size_for(wanted.volume_type, wanted.required_bytes, wanted.limit_bytes)?;
+        let region = inner.region_for(wanted).await?;
+        let (name, volume_type, tags) = (wanted.name.clone(), wanted.volume_type, inner.cluster.tags());
+        let new = NewShare { name, size, volume_type, region, tags };
+        inner.shares_api()?.create_share(&new).await.map_err(NotMade::Cloud)
+    }
 }
 
 impl Inner {
     pub(super) async fn create(&self, wanted: Create) -> Result<Volume, Error> {
-        let size = size_for(wanted.volume_type, wanted.required_bytes, wanted.limit_bytes)?;
-        let mut pauses = Pauses::new();
-        let mut known_since = self.begun;
-        let settled = self.begun + SETTLING;
-        if let Some(proven) = self.unanswered().get(&wanted.name).copied() {
-            known_since = known_since.max(proven);
-        }
-        tokio::time::sleep_until(known_since).await;
-        loop {
-            let mut found = self.find(&wanted, known_since).await?;
-            if found.is_none() && known_since < settled {
-                tokio::time::sleep_until(settled).await;
-                known_since = settled;
-                found = self.find(&wanted, known_since).await?;
-            }
-            if let Some(volume) = found {
-                self.unanswered().remove(&wanted.name);
-                agree(&volume, &wanted, size)?;
-                return self.once_active(volume, Instant::now()).await;
-            }
-            let region = self.region_for(&wanted).await?;
-            let new = NewVolume { name: wanted.name.clone(), size, volume_type: wanted.volume_type, region };
-            let asked = Instant::now();
-            self.unanswered().insert(new.name.clone(), asked + SETTLING_SLOW);
-            let answer = self.cloud.create_volume(&new).await;
-            if !answer.as_ref().is_err_and(CloudError::outcome_is_unknown) {
-                self.unanswered().remove(&new.name);
-            }
-            match answer {
-                Ok(volume) => {
-                    self.names.insert(&volume);
-                    info!(volume = %volume.id, name = new.name, size = %new.size, "created");
-                    return self.once_active(volume, asked).await;
-                }
-                Err(cause) if cause.outcome_is_unknown() => {
-                    warn!(name = new.name, error = %cause, "not known whether the volume was made");
-                    known_since = Instant::now() + settling(asked.elapsed());
-                    self.unanswered().insert(new.name.clone(), known_since);
-                    tokio::time::sleep_until(known_since).await;
-                    if !pauses.wait().await {
-                        return Err(Error::OutcomeUnknown { subject: format!("creating volume {}", new.name), cause });
-                    }
-                }
-                Err(CloudError::Busy(text)) => {
-                    let cause = CloudError::Busy(text);
-                    if !pauses.wait().await {
-                        return Err(Error::Cloud { doing: format!("creating volume {}", new.name), cause });
-                    }
-                }
-                Err(CloudError::Exhausted(text)) => {
-                    return Err(Error::Exhausted(format!(
-                        "no {} volume of {} can be had in region {}: {text}",
-                        new.volume_type, new.size, new.region
-                    )));
-                }
-                Err(cause) => {
-                    return Err(Error::Cloud {
-                        doing: format!("creating a {} volume of {} in {}", new.volume_type, new.size, new.region),
-                        cause,
-                    });
-                }
-            }
-        }
-    }
-
-    /// The volume of this name, by a listing not older than `since` and a read of the volume itself.
-    async fn find(&self, wanted: &Create, since: Instant) -> Result<Option<Volume>, Error> {
-        let unknown = |cause| Error::OutcomeUnknown { subject: format!("looking for volume {}", wanted.name), cause };
-        let ids = self.names.find(&self.watcher, &wanted.name, since).await.map_err(unknown)?;
-        let mut found: Option<Volume> = None;
-        for id in ids {
-            match self.cloud.volume(&id).await {
-                Ok(volume) if volume.name != wanted.name || volume.bootable => {}
-                Ok(volume) => {
-                    if let Some(oldest) = &found {
-                        warn!(name = wanted.name, kept = %oldest.id, other = %volume.id,
-                            "two volumes have one name: the oldest is used, the other is left alone and costs money");
-                    } else {
-                        found = Some(volume);
-                    }
-                }
-                Err(CloudError::NotFound(_)) => self.names.remove(&id),
-                Err(cause) => return Err(unknown(cause)),
-            }
-        }
-        Ok(found)
-    }
-
-    fn unanswered(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn once_active(&self, volume: Volume, since: Instant) -> Result<Volume, Error> {
-        if volume.state == VolumeState::Active {
-            return Ok(volume);
-        }
-        let kind = volume.volume_type;
-        let mut active = self
-            .watcher
-            .until(&volume.id, Awaited::Created, since, |seen| {
-                (seen.state == VolumeState::Active).then(|| seen.clone())
-            })
-            .await
-            .map_err(|error| match error {
-                // The cloud has just told of it: NOT_FOUND would be final, and the volume given up.
-                Error::VolumeNotFound(id) => Error::NotYet(format!("volume {id} was made, but is not shown yet")),
-                error => error,
-            })?;
+        size_for(wanted.volume_type, wanted.required_bytes, wanted.limit_bytes)?;
+        let found = self.volumes.find_or_make(&Disk { inner: self, wanted: &wanted }).await?;
+        let kind = found.volume_type;
+        let mut volume = self.volumes.once_ready(found, Instant::now()).await?;
         // Rows of a listing do not tell the type.
-        active.volume_type = active.volume_type.or(kind);
-        Ok(active)
+        volume.volume_type = volume.volume_type.or(kind);
+        if let Source::Volume(source) = &wanted.source {
+            self.end_clone(&wanted.name, source, &volume).await?;
+        }
+        Ok(volume)
     }
 
-    /// The first region allowed that has the tier.
-    async fn region_for(&self, wanted: &Create) -> Result<String, Error> {
-        let allowed = if wanted.regions.is_empty() { vec![self.home.get().await?] } else { wanted.regions.clone() };
-        let regions = self.regions().await?;
-        let has = |id: &String| regions.iter().any(|r| r.id == *id && r.volume_types.contains(&wanted.volume_type));
-        allowed.iter().find(|id| has(id)).cloned().ok_or_else(|| {
-            Error::Exhausted(format!(
-                "no region that the request allows ({}) offers {} volumes",
-                allowed.join(", "),
-                wanted.volume_type
+    pub(super) async fn create_share(&self, wanted: Create) -> Result<Share, Error> {
+        size_for(wanted.volume_type, wanted.required_bytes, wanted.limit_bytes)?;
+        let found = self.shares.find_or_make(&Shared { inner: self, wanted: &wanted }).await?;
+        self.shares.once_ready(found, Instant::now()).await
+    }
+
+    async fn make(&self, wanted: &Create, material: Option<Material>) -> Result<Volume, NotMade> {
+        let least = material.as_ref().map_or(0, |material| material.size.bytes()).max(wanted.required_bytes);
+        let size = size_for(wanted.volume_type, least, wanted.limit_bytes)?;
+        let region = match &material {
+            None => self.region_for(wanted).await?,
+            Some(material) => self.region_with(wanted, &material.region).await?,
+        };
+        let snapshot = material.map(|material| material.snapshot);
+        let new = NewVolume { name: wanted.name.clone(), size, volume_type: wanted.volume_type, region, snapshot };
+        self.cloud.create_volume(&new).await.map_err(|cause| {
+            NotMade::Cloud(match cause {
+                CloudError::Exhausted(text) => CloudError::Exhausted(format!("region {}: {text}", new.region)),
+                cause => cause,
+            })
+        })
+    }
+
+    /// The snapshot, if a volume can be made of it.
+    async fn restorable(&self, id: &SnapshotId) -> Result<Snapshot, Error> {
+        let snapshot = self.read_snapshot(id).await?;
+        match snapshot.state {
+            SnapshotState::Complete => Ok(snapshot),
+            SnapshotState::Failed => {
+                Err(Error::Precondition(format!("snapshot {id} has failed; there is nothing to restore")))
+            }
+            state => Err(Error::NotYet(format!("snapshot {id} is {state}; it can be restored when it is complete"))),
+        }
+    }
+
+    /// The region that a snapshot is in: what the driver wrote on it, else its volume's, else the class's word.
+    async fn region_of(&self, snapshot: &Snapshot, class: Option<&str>) -> Result<String, Error> {
+        if let Some(region) = self.told_region(snapshot).await? {
+            return Ok(region);
+        }
+        class.map(str::to_owned).ok_or_else(|| {
+            Error::Precondition(format!(
+                "snapshot {} does not tell its region, and volume {}, which it was taken of, is gone; name the region by \
+                 the parameter snapshot_region of the StorageClass",
+                snapshot.id, snapshot.source
             ))
         })
     }
 
-    async fn regions(&self) -> Result<Arc<Vec<Region>>, Error> {
-        let mut kept = self.regions.lock().await;
-        if let Some((asked, regions)) = kept.as_ref()
-            && asked.elapsed() < REGIONS_KEPT
-        {
-            return Ok(Arc::clone(regions));
+    /// The complete snapshot that a clone is made by way of.
+    async fn temporary(&self, wanted: &Create, source: &VolumeId) -> Result<Snapshot, Error> {
+        let read = match self.which(source).await? {
+            Which::Gone => Err(Error::VolumeNotFound(source.to_string())),
+            Which::Share => Err(Error::invalid("volume_content_source", "a shared file system cannot be cloned")),
+            Which::Disk => self.read(source).await,
+        };
+        let volume = read?;
+        ours(&volume)?;
+        self.region_with(wanted, &volume.region).await?;
+        size_for(wanted.volume_type, volume.size.bytes().max(wanted.required_bytes), wanted.limit_bytes)?;
+        let taken = Taken { inner: self, purpose: Purpose::Clone, name: &wanted.name, source, regions: &[] };
+        let snapshot = self.snapshots.find_or_make(&taken).await?;
+        let id = snapshot.id.clone();
+        match self.snapshots.once_ready(snapshot, Instant::now()).await {
+            // It would be found again and again.
+            Err(error @ Error::Failed(_)) => {
+                self.drop_snapshot(&id).await?;
+                Err(error)
+            }
+            ready => ready,
         }
-        let asked = Instant::now();
-        let regions = self
-            .cloud
-            .regions()
-            .await
-            .map_err(|cause| Error::Cloud { doing: "listing the regions".to_owned(), cause })?;
-        let regions = Arc::new(regions);
-        *kept = Some((asked, Arc::clone(&regions)));
-        Ok(regions)
+    }
+
+    /// Makes sure that a volume is the clone of `source`, and drops the snapshot that it was made by way of.
+    async fn end_clone(&self, name: &str, source: &VolumeId, volume: &Volume) -> Result<(), Error> {
+        let differs = |what: String| {
+            let subject = format!("a volume named {name} ({})", volume.id);
+            Error::Differs { subject, difference: format!("it was made from {what}, not from volume {source}") }
+        };
+        let temporary = self.snapshots.find_known(&Purpose::Clone.key(name)).await?;
+        match (temporary, &volume.origin) {
+            (Some(temporary), _) if temporary.source != *source => Err(differs(format!("volume {}", temporary.source))),
+            (Some(temporary), Origin::Snapshot(origin)) if temporary.id != *origin => {
+                Err(differs(format!("snapshot {origin}")))
+            }
+            (Some(temporary), _) => self.drop_snapshot(&temporary.id).await,
+            // The one that it was made by way of has been dropped. One that is still there is somebody's own.
+            (None, Origin::Snapshot(origin)) => match self.read_snapshot(origin).await {
+                Err(Error::SnapshotNotFound(_)) => Ok(()),
+                Ok(other) => Err(differs(format!("snapshot {}", other.id))),
+                Err(error) => Err(error),
+            },
+            (None, _) => Ok(()),
+        }
     }
 }
 
+fn material(snapshot: &Snapshot, region: String) -> Material {
+    Material { snapshot: snapshot.id.clone(), size: Gib::holding(snapshot.size_bytes), region }
+}
+
 /// Whether a volume that has the name is the one wanted.
-fn agree(volume: &Volume, wanted: &Create, size: Gib) -> Result<(), Error> {
-    let differs = |difference: String| {
-        Err(Error::Differs { subject: format!("a volume named {} ({})", wanted.name, volume.id), difference })
+fn agrees(volume: &Volume, wanted: &Create) -> Result<(), Error> {
+    agrees_in(volume.size, volume.volume_type, &volume.region, wanted, &volume.id)?;
+    let fits = match (&volume.origin, &wanted.source) {
+        // Which volume a clone's snapshot was of is looked up in the end.
+        (Origin::Untold, _) | (Origin::Blank, Source::Blank) | (Origin::Snapshot(_), Source::Volume(_)) => true,
+        (Origin::Snapshot(origin), Source::Snapshot { id, .. }) => origin == id,
+        _ => false,
     };
-    let fits = if wanted.limit_bytes == 0 {
-        volume.size == size
+    if fits {
+        return Ok(());
+    }
+    let made = match &volume.origin {
+        Origin::Snapshot(origin) => format!("from snapshot {origin}"),
+        _ => "blank".to_owned(),
+    };
+    let asked = match &wanted.source {
+        Source::Blank => "a blank one".to_owned(),
+        Source::Snapshot { id, .. } => format!("one from snapshot {id}"),
+        Source::Volume(id) => format!("a clone of volume {id}"),
+    };
+    differs(wanted, &volume.id, format!("it was made {made}, {asked} is asked for"))
+}
+
+fn agrees_in(
+    has: Gib,
+    kind: Option<&'static VolumeType>,
+    region: &String,
+    wanted: &Create,
+    id: &VolumeId,
+) -> Result<(), Error> {
+    let size = size_for(wanted.volume_type, wanted.required_bytes, wanted.limit_bytes)?;
+    let fits = if wanted.limit_bytes == 0 && wanted.source == Source::Blank {
+        has == size
     } else {
-        volume.size >= size && volume.size.bytes() <= wanted.limit_bytes
+        // What has a source is at least as large as that.
+        has >= size && (wanted.limit_bytes == 0 || has.bytes() <= wanted.limit_bytes)
     };
     if !fits {
-        return differs(format!("it has {}, {size} is asked for", volume.size));
+        return differs(wanted, id, format!("it has {has}, {size} is asked for"));
     }
-    if volume.volume_type != Some(wanted.volume_type) {
-        let kind = volume.volume_type.map_or("of an unknown kind", |kind| kind.name);
-        return differs(format!("it is {kind}, {} is asked for", wanted.volume_type));
+    if kind != Some(wanted.volume_type) {
+        let kind = kind.map_or("of an unknown kind", |kind| kind.name);
+        return differs(wanted, id, format!("it is {kind}, {} is asked for", wanted.volume_type));
     }
-    if !wanted.regions.is_empty() && !wanted.regions.contains(&volume.region) {
-        return differs(format!("it is in {}, {} is asked for", volume.region, wanted.regions.join(" or ")));
+    if !wanted.regions.is_empty() && !wanted.regions.contains(region) {
+        return differs(wanted, id, format!("it is in {region}, {} is asked for", wanted.regions.join(" or ")));
     }
     Ok(())
+}
+
+fn differs(wanted: &Create, id: &VolumeId, difference: String) -> Result<(), Error> {
+    Err(Error::Differs { subject: format!("a volume named {} ({id})", wanted.name), difference })
 }

@@ -12,7 +12,7 @@ impl Inner {
             let volume = match self.read(id).await {
                 Ok(volume) => volume,
                 Err(Error::VolumeNotFound(_)) => {
-                    self.names.remove(id);
+                    self.forget(id);
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -35,7 +35,7 @@ impl Inner {
             }
             match self.cloud.delete_volume(id).await {
                 Ok(()) | Err(CloudError::NotFound(_)) => {
-                    self.names.remove(id);
+                    self.forget(id);
                     info!(volume = %id, name = volume.name, "deleted");
                     return Ok(());
                 }

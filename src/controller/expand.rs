@@ -7,8 +7,9 @@ use tracing::{info, warn};
 
 use super::{Inner, Pauses, size_for, unread};
 use crate::{
-    cloud::{CloudError, Volume, watch::Awaited},
+    cloud::{Change, CloudError, Volume, watch::Awaited},
     error::Error,
+    progress,
     volume::VolumeId,
 };
 
@@ -34,12 +35,12 @@ impl Inner {
             self.rest_between_changes(id).await;
             let asked = Instant::now();
             self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), asked);
-            match self.cloud.grow_volume(id, size).await {
+            match self.cloud.change_volume(id, &Change { size }).await {
                 Ok(()) => {
-                    let mut grown = self
-                        .watcher
-                        .until(id, Awaited::Grown, asked, |seen| (seen.size >= size).then(|| seen.clone()))
-                        .await?;
+                    self.progress.begin(id, progress::Change::Grow);
+                    let grown = |seen: &Volume| (seen.size >= size).then(|| seen.clone());
+                    let mut grown = self.volumes.watcher.until(id, Awaited::Grown, asked, grown).await?;
+                    self.progress.end(id);
                     grown.volume_type = grown.volume_type.or(Some(kind));
                     info!(volume = %id, from = %volume.size, to = %grown.size, "grown");
                     return Ok(grown);

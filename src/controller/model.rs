@@ -8,9 +8,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Controller, HomeRegion};
+use super::{Cluster, Controller, HomeRegion, Setting};
 use crate::{
-    cloud::{Cloud, CloudError, NewVolume, Profile, Region, Volume, VolumePage, VolumeState, vultr::PROFILE},
+    cloud::{Change, Cloud, CloudError, NewVolume, Origin, Page, Profile, Region, Volume, VolumeState, vultr::PROFILE},
+    progress::Progress,
     volume::{Gib, IdForm, NodeId, VolumeId},
 };
 
@@ -60,7 +61,8 @@ impl Model {
     /// A controller process of this cloud.
     pub(super) fn controller(&self) -> Controller {
         let home = HomeRegion::new(Some("EWR".to_owned()), &PROFILE, String::new());
-        Controller::new(Arc::new(self.clone()), home, tokio_util::task::TaskTracker::new())
+        let setting = Setting { home, cluster: Cluster::default(), progress: Progress::default() };
+        Controller::new(Arc::new(self.clone()), setting, tokio_util::task::TaskTracker::new())
     }
 
     pub(super) fn fault(&self, operation: &'static str, fault: Fault) {
@@ -159,6 +161,7 @@ impl State {
             serial: format!("ewr-{:014x}", self.made),
             state,
             bootable: false,
+            origin: Origin::Blank,
             created: format!("2026-01-01T00:00:{:06}", self.made),
         };
         self.volumes.insert(id.clone(), volume);
@@ -188,7 +191,7 @@ impl Cloud for Model {
         &PROFILE
     }
 
-    async fn list_volumes(&self, cursor: Option<&str>, size: u32) -> Result<VolumePage, CloudError> {
+    async fn list_volumes(&self, cursor: Option<&str>, size: u32) -> Result<Page<Volume>, CloudError> {
         self.change("list", |state| {
             let from = cursor.unwrap_or_default();
             let rows: Vec<Volume> =
@@ -196,7 +199,7 @@ impl Cloud for Model {
             let page: Vec<Volume> =
                 rows.iter().take(size as usize).cloned().map(|v| Volume { volume_type: None, ..v }).collect();
             let next = (rows.len() > page.len()).then(|| page.last().unwrap().id.to_string());
-            Ok(VolumePage { volumes: page, next, total: Some(state.volumes.len() as u64) })
+            Ok(Page { items: page, next, total: Some(state.volumes.len() as u64) })
         })
         .await
     }
@@ -215,7 +218,8 @@ impl Cloud for Model {
         .await
     }
 
-    async fn grow_volume(&self, id: &VolumeId, size: Gib) -> Result<(), CloudError> {
+    async fn change_volume(&self, id: &VolumeId, change: &Change) -> Result<(), CloudError> {
+        let size = change.size;
         self.change("grow", |state| {
             if state.get(id)?.size >= size {
                 return Err(refused("Nothing to change"));

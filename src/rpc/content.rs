@@ -36,11 +36,31 @@ impl Content {
         parameters: &mut BTreeMap<String, String>,
         file_systems: &[Option<FsType>],
     ) -> Result<BTreeMap<String, String>, Error> {
-        let own: BTreeMap<_, _> = KEYS.iter().filter_map(|key| parameters.remove_entry(*key)).collect();
+        let own = Self::keys(parameters);
         for fs in file_systems {
             Self::read("parameter ", "", &own, *fs)?;
         }
         Ok(own)
+    }
+
+    /// Takes the driver's own keys out of the parameters of a `StorageClass`, unread.
+    pub(super) fn keys(parameters: &mut BTreeMap<String, String>) -> BTreeMap<String, String> {
+        KEYS.iter().filter_map(|key| parameters.remove_entry(*key)).collect()
+    }
+
+    /// Refuses what a shared file system cannot have: its content is not made by the node.
+    pub(super) fn of_share(own: &BTreeMap<String, String>) -> Result<(), Error> {
+        let asks = |(key, value): &(&String, &String)| {
+            let asks_for_nothing = key.as_str() == ENCRYPTED && value.eq_ignore_ascii_case("false");
+            !asks_for_nothing
+        };
+        match own.iter().find(asks) {
+            None => Ok(()),
+            Some((key, _)) => {
+                let problem = "has no meaning for a shared file system; leave it out, or use block storage";
+                Err(Error::invalid(format!("parameter {key}"), problem))
+            }
+        }
     }
 
     /// Reads them where the node is told.

@@ -23,13 +23,20 @@ use crate::csi::{
 pub struct Identity {
     name: String,
     controller: bool,
+    snapshots: bool,
     started: Arc<AtomicBool>,
 }
 
 impl Identity {
-    /// The identity of the driver `name`, which may serve the Controller service.
-    pub fn new(name: String, controller: bool) -> Self {
-        Self { name, controller, started: Arc::default() }
+    /// The identity of the driver `name`.
+    pub fn new(name: String) -> Self {
+        Self { name, controller: false, snapshots: false, started: Arc::default() }
+    }
+
+    /// The same of one that serves the Controller service, and perhaps snapshots, which have a region as volumes do.
+    #[must_use]
+    pub fn with_controller(self, snapshots: bool) -> Self {
+        Self { controller: true, snapshots, ..self }
     }
 
     /// Notes that the start is complete; from here on Probe is true, whatever the cloud's weather: a restart, which is
@@ -70,6 +77,9 @@ impl identity_server::Identity for Identity {
         if self.controller {
             kinds.push(service(ServiceType::ControllerService));
         }
+        if self.snapshots {
+            kinds.push(service(ServiceType::SnapshotAccessibilityConstraints));
+        }
         let capabilities = kinds.into_iter().map(|kind| PluginCapability { r#type: Some(kind) }).collect();
         Ok(Response::new(GetPluginCapabilitiesResponse { capabilities }))
     }
@@ -86,7 +96,7 @@ mod tests {
 
     #[tokio::test]
     async fn probe_is_false_only_until_the_start_is_complete() {
-        let identity = Identity::new("test".to_owned(), true);
+        let identity = Identity::new("test".to_owned()).with_controller(true);
         let ready = async || identity.probe(Request::new(ProbeRequest {})).await.unwrap().into_inner().ready;
         assert_eq!(ready().await, Some(false));
         identity.started();

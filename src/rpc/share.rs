@@ -27,6 +27,16 @@ pub(super) fn either(one: &VolumeCapability) -> Result<(), Error> {
     validate::capability(one).or_else(|error| validate::capability(&to_one_node(one)).map_err(|_| error)).map(drop)
 }
 
+/// Whether a share can be used like this.
+pub(super) fn capability(one: &VolumeCapability) -> Result<(), Error> {
+    let (access, _) = validate::capability(&to_one_node(one))?;
+    if access == Access::Block {
+        let problem = "asks for a raw block device, which a shared file system is not; use volumeMode Filesystem";
+        return Err(Error::invalid("volume_capability", problem));
+    }
+    Ok(())
+}
+
 fn to_one_node(capability: &VolumeCapability) -> VolumeCapability {
     let mut capability = capability.clone();
     if let Some(AccessType::Mount(mount)) = &mut capability.access_type {

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     cloud::Profile,
     csi::{
-        CapacityRange, TopologyRequirement, VolumeCapability,
+        CapacityRange, Topology, TopologyRequirement, VolumeCapability,
         volume_capability::{AccessMode, AccessType, access_mode::Mode},
     },
     error::Error,
@@ -137,13 +137,6 @@ pub(super) fn is_single_writer(capability: Option<&VolumeCapability>) -> bool {
     mode == Some(Mode::SingleNodeSingleWriter)
 }
 
-pub(super) fn capabilities(capabilities: &[VolumeCapability]) -> Result<(), Error> {
-    if capabilities.is_empty() {
-        return Err(Error::invalid("volume_capabilities", "are missing"));
-    }
-    capabilities.iter().try_for_each(|one| capability(one).map(drop))
-}
-
 /// The file systems that the capabilities ask for; of raw block nothing.
 pub(super) fn file_systems(capabilities: &[VolumeCapability]) -> Result<Vec<Option<FsType>>, Error> {
     let all: Vec<Access> =
@@ -159,16 +152,10 @@ pub(super) fn needed(one: Option<&VolumeCapability>) -> Result<(Access, bool), E
 /// The regions that a requirement allows, in lower case, best first; empty where there is no requirement.
 pub(super) fn regions(profile: &Profile, requirement: Option<&TopologyRequirement>) -> Result<Vec<String>, Error> {
     let Some(requirement) = requirement else { return Ok(Vec::new()) };
-    let read = |terms: &[crate::csi::Topology]| {
+    let read = |terms: &[Topology]| {
         terms
             .iter()
-            .map(|term| match term.segments.get(profile.topology_key) {
-                Some(region) if !region.is_empty() => Ok(region.to_ascii_lowercase()),
-                _ => Err(Error::invalid(
-                    "accessibility_requirements",
-                    format!("a term lacks the segment '{}', which is the only one there is", profile.topology_key),
-                )),
-            })
+            .map(|term| region("accessibility_requirements", profile, term))
             .collect::<Result<Vec<String>, Error>>()
     };
     let (preferred, requisite) = (read(&requirement.preferred)?, read(&requirement.requisite)?);
@@ -180,6 +167,17 @@ pub(super) fn regions(profile: &Profile, requirement: Option<&TopologyRequiremen
         }
     }
     Ok(regions)
+}
+
+/// The region that a topology means, in lower case.
+pub(super) fn region(field: &str, profile: &Profile, topology: &Topology) -> Result<String, Error> {
+    match topology.segments.get(profile.topology_key) {
+        Some(region) if !region.is_empty() => Ok(region.to_ascii_lowercase()),
+        _ => Err(Error::invalid(
+            field,
+            format!("a term lacks the segment '{}', which is the only one there is", profile.topology_key),
+        )),
+    }
 }
 
 /// A map that is not longer than the specification allows.
@@ -195,7 +193,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::{cloud::vultr::PROFILE, csi::Topology};
+    use crate::cloud::vultr::PROFILE;
 
     #[test]
     fn only_straight_paths_are_taken() {

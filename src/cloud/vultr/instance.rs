@@ -17,14 +17,7 @@ use crate::{
 };
 
 pub(super) async fn exists(http: &Http, id: &NodeId) -> Result<bool, CloudError> {
-    let call = Call {
-        operation: "get_instance",
-        priority: Priority::Read,
-        method: Method::GET,
-        path: format!("/v2/instances/{id}"),
-        query: Vec::new(),
-        body: None,
-    };
+    let call = Call::new("get_instance", Priority::Read, Method::GET, format!("/v2/instances/{id}"));
     match http.send(call).await {
         Ok(_) => Ok(true),
         Err(CloudError::NotFound(_)) => Ok(false),
@@ -49,16 +42,7 @@ pub(super) async fn regions(http: &Http) -> Result<Vec<Region>, CloudError> {
     let mut regions = Vec::new();
     let mut cursor: Option<String> = None;
     loop {
-        let mut query = vec![("per_page", "500".to_owned())];
-        query.extend(cursor.clone().map(|cursor| ("cursor", cursor)));
-        let call = Call {
-            operation: "list_regions",
-            priority: Priority::Create,
-            method: Method::GET,
-            path: "/v2/regions".to_owned(),
-            query,
-            body: None,
-        };
+        let call = Call::new("list_regions", Priority::Create, Method::GET, "/v2/regions").page(cursor.as_deref(), 500);
         let page: Regions = decode(&http.send(call).await?)?;
         regions.extend(page.regions.into_iter().map(|row| {
             Region {

@@ -5,8 +5,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{HDD, NVME, PROFILE};
 use crate::{
-    cloud::{CloudError, Volume, VolumeState},
-    volume::{Gib, NodeId, VolumeId},
+    cloud::{CloudError, Origin, Volume, VolumeState},
+    volume::{Gib, NodeId, SnapshotId, VolumeId},
 };
 
 /// `{"error":"<sentence>","status":<number>}`, the form of every error of the application.
@@ -60,6 +60,8 @@ pub(super) struct Block {
     #[serde(rename = "block_type")]
     kind: Option<String>,
     bootable: Option<bool>,
+    /// Since 2026; older answers do not have it.
+    snapshot_id: Option<String>,
     date_created: Option<String>,
 }
 
@@ -87,14 +89,26 @@ impl TryFrom<Block> for Volume {
             region: block.region.to_ascii_lowercase(),
             attached_to,
             serial: block.mount_id.unwrap_or_default(),
-            state: match block.status.as_str() {
-                "active" => VolumeState::Active,
-                "pending" => VolumeState::Pending,
-                other => VolumeState::Other(other.to_owned()),
+            state: state(block.status),
+            origin: match block.snapshot_id.as_deref() {
+                None => Origin::Untold,
+                Some("") => Origin::Blank,
+                Some(id) => Origin::Snapshot(
+                    SnapshotId::parse(PROFILE.id_form, id).ok_or_else(|| unreadable("a snapshot that is no UUID"))?,
+                ),
             },
             bootable: block.bootable.unwrap_or_default(),
             created: block.date_created.unwrap_or_default(),
         })
+    }
+}
+
+/// What the API calls the state of a volume, block or VFS.
+pub(super) fn state(status: String) -> VolumeState {
+    match status.as_str() {
+        "active" => VolumeState::Active,
+        "pending" => VolumeState::Pending,
+        _ => VolumeState::Other(status),
     }
 }
 
@@ -121,6 +135,13 @@ const TEXTS: &[(&str, Meaning)] = &[
     ("must be in an active state", CloudError::Busy),
     // Seen by the same: the region does not have the tier.
     ("unable to find a block storage cluster", CloudError::Exhausted),
+    // vultr-csi, of a VFS that the instance does not have.
+    ("attachment not found", CloudError::NotFound),
+    // Seen nowhere; what a refusal for want of quota or money is likely to say.
+    ("quota", CloudError::Exhausted),
+    ("balance", CloudError::Exhausted),
+    ("insufficient", CloudError::Exhausted),
+    ("account limit", CloudError::Exhausted),
 ];
 
 /// What a status other than 2xx means: the status first, then the text.
@@ -133,6 +154,7 @@ pub(super) fn meaning(status: StatusCode, body: &str) -> CloudError {
         // A 404 of somebody else, a proxy or a wrong --api-url, does not mean that a volume is gone.
         404 if refusal.is_none() => CloudError::Unknown(format!("404 that is not the API's own: {text}")),
         404 => CloudError::NotFound(text),
+        402 => CloudError::Exhausted(text),
         408 => CloudError::Unknown(format!("408: {text}")),
         code @ 400..=499 => {
             let lower = text.to_ascii_lowercase();
@@ -173,6 +195,7 @@ mod tests {
         assert_eq!(volume.region, "ewr");
         assert_eq!(volume.attached_to, None);
         assert_eq!(volume.volume_type, Some(&NVME));
+        assert_eq!(volume.origin, Origin::Blank);
         assert_eq!(volume.state, VolumeState::Active);
     }
 
@@ -203,6 +226,9 @@ mod tests {
                 matches!(e, CloudError::RateLimited)
             }),
             (400, app("Nothing to change", 400), |e| matches!(e, CloudError::Refused { status: 400, .. })),
+            (400, app("Insufficient balance", 400), |e| matches!(e, CloudError::Exhausted(_))),
+            (402, app("Please add a payment method", 402), |e| matches!(e, CloudError::Exhausted(_))),
+            (422, app("Subscription ID Not Found.", 422), |e| matches!(e, CloudError::NotFound(_))),
             (301, String::new(), |e| matches!(e, CloudError::Unknown(_))),
         ];
         for (status, body, is) in cases {

@@ -1,0 +1,190 @@
+//! What has been asked of the cloud and has not come about: kept until it has, however many calls that takes, so that
+//! what does not move can be told.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::gauge::ConstGauge,
+};
+use tokio::time::Instant;
+
+use crate::volume::{NodeId, VolumeId};
+
+/// What is to become of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It is to be on an instance.
+    Attach(NodeId),
+    /// It is to be off an instance.
+    Detach(NodeId),
+    /// It is to be larger.
+    Grow,
+}
+
+impl Change {
+    const WORDS: [&'static str; 3] = ["attach", "detach", "grow"];
+
+    /// A closed set, for labels.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Attach(_) => Self::WORDS[0],
+            Self::Detach(_) => Self::WORDS[1],
+            Self::Grow => Self::WORDS[2],
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Attach(node) => write!(f, "attaching it to {node}"),
+            Self::Detach(node) => write!(f, "detaching it from {node}"),
+            Self::Grow => f.write_str("growing it"),
+        }
+    }
+}
+
+/// A change that ought to have come about by now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stuck {
+    /// The volume.
+    pub volume: VolumeId,
+    /// What is to become of it.
+    pub change: Change,
+    /// Since when that has been asked for.
+    pub age: Duration,
+    /// What the cloud said last.
+    pub last: String,
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} has not ended in {} s", self.change, self.age.as_secs())?;
+        if self.last.is_empty() { Ok(()) } else { write!(f, ": {}", self.last) }
+    }
+}
+
+#[derive(Debug)]
+struct Wanted {
+    change: Change,
+    since: Instant,
+    last: String,
+}
+
+/// The changes that have been asked for and have not come about, one a volume.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    wanted: Arc<Mutex<BTreeMap<VolumeId, Wanted>>>,
+}
+
+impl Progress {
+    /// How long a change takes at most when all is well.
+    pub const DEADLINE: Duration = Duration::from_secs(90);
+
+    /// Notes that a change has been asked for; asked for again, it is as old as it was.
+    pub fn begin(&self, volume: &VolumeId, change: Change) {
+        let mut wanted = self.lock();
+        if wanted.get(volume).is_none_or(|wanted| wanted.change != change) {
+            wanted.insert(volume.clone(), Wanted { change, since: Instant::now(), last: String::new() });
+        }
+    }
+
+    /// Notes what the cloud said of it.
+    pub fn tell(&self, volume: &VolumeId, last: &impl ToString) {
+        if let Some(wanted) = self.lock().get_mut(volume) {
+            wanted.last = last.to_string();
+        }
+    }
+
+    /// Notes that it has come about, or is wanted no more.
+    pub fn end(&self, volume: &VolumeId) {
+        self.lock().remove(volume);
+    }
+
+    /// What does not move, by volume.
+    pub fn stuck(&self) -> Vec<Stuck> {
+        let stuck = |(volume, wanted): (&VolumeId, &Wanted)| {
+            let (age, last) = (wanted.since.elapsed(), wanted.last.clone());
+            let is = age >= Self::DEADLINE;
+            is.then(|| Stuck { volume: volume.clone(), change: wanted.change.clone(), age, last })
+        };
+        self.lock().iter().filter_map(stuck).collect()
+    }
+
+    /// What does not move of one volume.
+    pub fn stuck_of(&self, volume: &VolumeId) -> Option<Stuck> {
+        self.stuck().into_iter().find(|stuck| stuck.volume == *volume)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Wanted>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Computed when it is asked for: what has come unstuck, or was another process's, is not shown any more.
+impl Collector for Progress {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let stuck = self.stuck();
+        let of = |word: &str| stuck.iter().filter(|stuck| stuck.change.word() == word).collect::<Vec<_>>();
+        let mut count = ConstGauge::new(0);
+        let mut family = encoder.encode_descriptor(
+            "csi_changes_stuck",
+            "Changes of volumes that the cloud took and that have not come about for too long",
+            None,
+            count.metric_type(),
+        )?;
+        for word in Change::WORDS {
+            count = ConstGauge::new(i64::try_from(of(word).len()).unwrap_or(i64::MAX));
+            count.encode(family.encode_family(&[("change", word)])?)?;
+        }
+        let mut oldest = ConstGauge::new(0.0);
+        let mut family = encoder.encode_descriptor(
+            "csi_changes_stuck_oldest_seconds",
+            "Age of the oldest of them",
+            None,
+            oldest.metric_type(),
+        )?;
+        for word in Change::WORDS {
+            oldest = ConstGauge::new(of(word).iter().map(|stuck| stuck.age.as_secs_f64()).fold(0.0, f64::max));
+            oldest.encode(family.encode_family(&[("change", word)])?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::IdForm;
+
+    fn volume(number: &str) -> VolumeId {
+        VolumeId::parse(IdForm::Decimal, number).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_stuck_from_its_deadline_on_until_it_ends() {
+        let progress = Progress::default();
+        let node = NodeId::parse(IdForm::Decimal, "7").unwrap();
+        progress.begin(&volume("1"), Change::Attach(node.clone()));
+        tokio::time::sleep(Duration::from_secs(89)).await;
+        assert_eq!(progress.stuck(), []);
+        progress.begin(&volume("1"), Change::Attach(node.clone()));
+        progress.tell(&volume("1"), &"Server is currently locked");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let text = progress.stuck_of(&volume("1")).unwrap().to_string();
+        assert_eq!(text, "attaching it to 7 has not ended in 90 s: Server is currently locked");
+        progress.begin(&volume("1"), Change::Detach(node));
+        assert_eq!(progress.stuck(), [], "another change is as old as its own asking");
+        tokio::time::sleep(Progress::DEADLINE).await;
+        assert_eq!(progress.stuck().len(), 1);
+        progress.end(&volume("1"));
+        assert_eq!(progress.stuck(), []);
+    }
+}
