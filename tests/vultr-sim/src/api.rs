@@ -7,6 +7,8 @@ mod attach;
 mod block;
 mod catalogue;
 mod page;
+mod snapshot;
+mod vfs;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -68,32 +70,32 @@ pub(crate) async fn answer(cloud: Arc<Cloud>, peer: SocketAddr, request: Request
 async fn walk(cloud: &Arc<Cloud>, peer: SocketAddr, call: &Call) -> Option<Answer> {
     let now = Instant::now();
     let route = Route::of(&call.method, call.uri.path());
-    let (operation, id) = match &route {
-        Route::Call(operation, id) => (*operation, id.clone()),
-        Route::WrongVerb(_) | Route::Nowhere => (Operation::Unknown, None),
+    let (operation, mut names) = match &route {
+        Route::Call(operation, ids) => (*operation, ids.clone()),
+        Route::WrongVerb(_) | Route::Nowhere => (Operation::Unknown, Vec::new()),
     };
-    let label = (operation == Operation::CreateBlock).then(|| block::label_of(&call.body)).flatten();
+    names.extend(names_of(operation, &call.body));
     let entry = LogEntry {
         at_ms: 0,
         method: call.method.to_string(),
         path: call.uri.to_string(),
         operation,
-        volume: id.clone().or(label),
+        volume: names.first().cloned(),
         status: None,
     };
     let ticket = cloud.state().record.arrive(entry.clone(), now);
-    let answer = pass(cloud, peer, call, route, entry.volume.as_deref()).await;
+    let answer = pass(cloud, peer, call, route, &names).await;
     let status = answer.as_ref().map_or(0, |answer| answer.status);
     cloud.state().record.answered(ticket, status);
     answer
 }
 
-async fn pass(cloud: &Arc<Cloud>, peer: SocketAddr, call: &Call, route: Route, name: Option<&str>) -> Option<Answer> {
+async fn pass(cloud: &Arc<Cloud>, peer: SocketAddr, call: &Call, route: Route, names: &[String]) -> Option<Answer> {
     if let Some(refused) = rate_limit(cloud, peer) {
         return Some(refused);
     }
-    let (operation, id) = match route {
-        Route::Call(operation, id) => (operation, id.unwrap_or_default()),
+    let (operation, ids) = match route {
+        Route::Call(operation, ids) => (operation, ids),
         Route::Nowhere => return Some(Answer::error(404, "Not found.")),
         Route::WrongVerb(verbs) => {
             let text = format!("Method not allowed. Must be one of: {verbs}");
@@ -104,11 +106,11 @@ async fn pass(cloud: &Arc<Cloud>, peer: SocketAddr, call: &Call, route: Route, n
     if operation != Operation::ListRegions && !authorized(cloud, &call.headers) {
         return Some(Answer::error(401, "Invalid API token."));
     }
-    let Plan { before, after } = plan(cloud, operation, name);
+    let Plan { before, after } = plan(cloud, operation, names);
     if let Some(end) = wait(before).await {
         return ended(end);
     }
-    let outcome = operate(cloud, operation, &id, call).await;
+    let outcome = operate(cloud, operation, &ids, call).await;
     if let Some(end) = wait(after).await {
         return ended(end);
     }
@@ -135,11 +137,28 @@ fn authorized(cloud: &Cloud, headers: &HeaderMap) -> bool {
     token == Some(cloud.config.token.as_str())
 }
 
-/// A volume is known to faults by its id and by its label.
-fn plan(cloud: &Cloud, operation: Operation, name: Option<&str>) -> Plan {
+/// The names in the body of a create, for the log and for faults: what the new thing will be called, and for a
+/// snapshot also its volume's id.
+fn names_of(operation: Operation, body: &[u8]) -> Vec<String> {
+    let keys: &[&str] = match operation {
+        Operation::CreateBlock | Operation::CreateVfs => &["label"],
+        Operation::CreateSnapshot => &["description", "block_id"],
+        _ => &[],
+    };
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    keys.iter().filter_map(|key| body.get(key)?.as_str().map(str::to_owned)).collect()
+}
+
+/// Things are known to faults by their ids and by their labels, snapshots by their descriptions.
+fn plan(cloud: &Cloud, operation: Operation, names: &[String]) -> Plan {
     let mut state = cloud.state();
-    let label = name.and_then(|id| state.volumes.get(id).map(|v| v.label.clone()));
-    let names: Vec<&str> = name.into_iter().chain(label.as_deref()).collect();
+    let label = |id: &String| {
+        let volume = state.volumes.get(id).map(|v| &v.label);
+        let other = || state.snapshots.get(id).map(|s| &s.description);
+        volume.or_else(other).or_else(|| state.file_systems.get(id).map(|f| &f.label)).cloned()
+    };
+    let labels: Vec<String> = names.iter().filter_map(label).collect();
+    let names: Vec<&str> = names.iter().chain(&labels).map(String::as_str).collect();
     state.faults.plan(operation, &names)
 }
 
@@ -157,7 +176,12 @@ fn ended(end: End) -> Option<Answer> {
     }
 }
 
-async fn operate(cloud: &Arc<Cloud>, operation: Operation, id: &str, call: &Call) -> Outcome {
+async fn operate(cloud: &Arc<Cloud>, operation: Operation, ids: &[String], call: &Call) -> Outcome {
+    if operation.of_vfs() && cloud.state().behaviour.vfs_down {
+        return Err(Refusal::new(503, "Service unavailable."));
+    }
+    let id = ids.first().map_or("", String::as_str);
+    let instance = ids.get(1).map_or("", String::as_str);
     match operation {
         Operation::ListBlocks => block::list(cloud, &call.uri),
         Operation::CreateBlock => block::create(cloud, &call.body).await,
@@ -166,12 +190,25 @@ async fn operate(cloud: &Arc<Cloud>, operation: Operation, id: &str, call: &Call
         Operation::DeleteBlock => block::delete(cloud, id).await,
         Operation::AttachBlock => attach::attach(cloud, id, &call.body),
         Operation::DetachBlock => attach::detach(cloud, id, &call.body),
+        Operation::ListSnapshots => snapshot::list(cloud, &call.uri),
+        Operation::CreateSnapshot => snapshot::create(cloud, &call.body).await,
+        Operation::GetSnapshot => snapshot::get(cloud, id),
+        Operation::UpdateSnapshot => snapshot::update(cloud, id, &call.body),
+        Operation::DeleteSnapshot => snapshot::delete(cloud, id).await,
         Operation::ListInstances => catalogue::list_instances(cloud, &call.uri),
         Operation::GetInstance => catalogue::get_instance(cloud, id),
         Operation::ListRegions => catalogue::list_regions(&call.uri),
         Operation::GetAccount => Ok(catalogue::account()),
-        Operation::ListVfs => catalogue::list_vfs(&call.uri),
-        Operation::GetVfs => Err(Refusal::new(404, "Subscription ID Not Found.")),
+        Operation::ListVfsRegions => Ok(vfs::list_regions()),
+        Operation::ListVfs => vfs::list(cloud, &call.uri),
+        Operation::CreateVfs => vfs::create(cloud, &call.body).await,
+        Operation::GetVfs => vfs::get(cloud, id),
+        Operation::UpdateVfs => vfs::update(cloud, id, &call.body),
+        Operation::DeleteVfs => vfs::delete(cloud, id).await,
+        Operation::ListVfsAttachments => vfs::attachment::list(cloud, id),
+        Operation::GetVfsAttachment => vfs::attachment::get(cloud, id, instance),
+        Operation::AttachVfs => vfs::attachment::attach(cloud, id, instance),
+        Operation::DetachVfs => vfs::attachment::detach(cloud, id, instance),
         Operation::GetBareMetal | Operation::Unknown | Operation::Any => Err(Refusal::new(404, "Not found.")),
     }
 }

@@ -21,6 +21,8 @@ use crate::{
     random::Random,
     record::Record,
     region::Region,
+    snapshot::Snapshots,
+    vfs::FileSystems,
     volume::{BlockType, Status, Volume, Volumes},
 };
 
@@ -41,6 +43,8 @@ pub(crate) struct Cloud {
 pub(crate) struct State {
     pub(crate) behaviour: Behaviour,
     pub(crate) volumes: Volumes,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) file_systems: FileSystems,
     pub(crate) instances: Vec<Instance>,
     pub(crate) faults: Faults,
     pub(crate) record: Record,
@@ -88,6 +92,8 @@ pub(crate) struct NewVolume {
     pub(crate) size_gb: u32,
     pub(crate) block_type: BlockType,
     pub(crate) status: Status,
+    /// The snapshot whose content it gets.
+    pub(crate) snapshot: Option<String>,
     pub(crate) filler: bool,
 }
 
@@ -96,6 +102,8 @@ impl Cloud {
         let state = State {
             behaviour: config.behaviour.clone(),
             volumes: Volumes::default(),
+            snapshots: Snapshots::default(),
+            file_systems: FileSystems::default(),
             instances: Vec::new(),
             faults: Faults::default(),
             record: Record::new(Instant::now()),
@@ -157,6 +165,7 @@ impl State {
             mount_id,
             date_created: clock::now(),
             bootable: false,
+            snapshot: new.snapshot,
             status: new.status,
             attached: None,
             moving: false,

@@ -59,6 +59,7 @@ impl InstanceSpec {
 /// As JSON its durations are whole milliseconds and their keys end in `_ms`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own, not a part of one state")]
 pub struct Behaviour {
     /// How long a new volume stays `pending`.
     #[serde(rename = "create_ms", with = "milliseconds")]
@@ -90,6 +91,30 @@ pub struct Behaviour {
     pub list_block_type: bool,
     /// Whether an attached guest sees a growth at once, or only after the next attach.
     pub growth_seen_online: bool,
+    /// How long a new snapshot stays `PENDING`.
+    #[serde(rename = "snapshot_ms", with = "milliseconds")]
+    pub snapshot: Duration,
+    /// Whether new snapshots become `FAILED` instead of `COMPLETE`.
+    pub snapshot_fails: bool,
+    /// How the answers for one snapshot are wrapped.
+    pub snapshot_answer: SnapshotAnswer,
+    /// The status for an unknown snapshot: 404 or 400.
+    pub unknown_snapshot_status: u16,
+    /// The text for an unknown snapshot.
+    pub unknown_snapshot_text: String,
+    /// How long a new file system stays `pending`.
+    #[serde(rename = "vfs_create_ms", with = "milliseconds")]
+    pub vfs_create: Duration,
+    /// How long a file system's attachment stays `PENDING`.
+    #[serde(rename = "vfs_attach_ms", with = "milliseconds")]
+    pub vfs_attach: Duration,
+    /// How long a detached file system's attachment is still there.
+    #[serde(rename = "vfs_detach_ms", with = "milliseconds")]
+    pub vfs_detach: Duration,
+    /// The status for deleting an attached file system: 422 or 409.
+    pub vfs_in_use_status: u16,
+    /// Whether all of `/v2/vfs` fails with a 503.
+    pub vfs_down: bool,
 }
 
 /// What deleting an attached volume does.
@@ -100,6 +125,18 @@ pub enum DeleteAttached {
     Refuse,
     /// The volume is detached and deleted.
     Detach,
+}
+
+/// How the answers for one snapshot are wrapped: Vultr's client, its schema and its examples differ. List rows never are.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotAnswer {
+    /// Not at all, as the client has it.
+    Bare,
+    /// As `block` after a create and as `snapshot` after a get, as the schema has it.
+    Wrapped,
+    /// As a list of one in `snapshot` after a create, as an example has it, and as `snapshot` after a get.
+    Listed,
 }
 
 impl Default for Config {
@@ -137,6 +174,16 @@ impl Default for Behaviour {
             create_status: 202,
             list_block_type: false,
             growth_seen_online: false,
+            snapshot: Duration::from_secs(2),
+            snapshot_fails: false,
+            snapshot_answer: SnapshotAnswer::Bare,
+            unknown_snapshot_status: 404,
+            unknown_snapshot_text: "Invalid block storage snapshot ID".to_owned(),
+            vfs_create: Duration::from_secs(1),
+            vfs_attach: Duration::from_secs(2),
+            vfs_detach: Duration::from_secs(2),
+            vfs_in_use_status: 422,
+            vfs_down: false,
         }
     }
 }
@@ -150,6 +197,10 @@ impl Behaviour {
             attach: Duration::ZERO,
             detach: Duration::ZERO,
             resize_every: Duration::ZERO,
+            snapshot: Duration::ZERO,
+            vfs_create: Duration::ZERO,
+            vfs_attach: Duration::ZERO,
+            vfs_detach: Duration::ZERO,
             requests_per_second: 0,
             ..Self::default()
         }

@@ -3,6 +3,10 @@
 //! The same methods are served over HTTP by [`http`].
 
 pub(crate) mod http;
+mod snapshot;
+mod vfs;
+
+pub use vfs::SeedVfs;
 
 use std::{io, sync::Arc};
 
@@ -79,11 +83,7 @@ impl Control {
     /// No such volume, or several.
     pub fn volume(&self, name: &str) -> io::Result<VolumeView> {
         let state = self.cloud.state();
-        let mut named = state.volumes.iter().filter(|v| v.id == name || v.label == name);
-        let volume = named.next().ok_or_else(|| absent("volume", name))?;
-        if named.next().is_some() {
-            return Err(invalid(&format!("several volumes are called {name}")));
-        }
+        let volume = only("volume", name, state.volumes.iter().filter(|v| v.id == name || v.label == name))?;
         Ok(VolumeView::of(volume, &state, self.cloud.disks.as_ref()))
     }
 
@@ -105,7 +105,7 @@ impl Control {
     /// Fails a test that leaves anything behind.
     ///
     /// # Panics
-    /// If volumes other than fillers, attachments, loop devices or problems are left.
+    /// If volumes other than fillers, snapshots, file systems, attachments, loop devices or problems are left.
     pub fn assert_clean(&self) {
         let left = self.leftovers();
         let clean = left.as_ref().is_ok_and(Leftovers::is_empty);
@@ -190,6 +190,7 @@ impl Control {
                 size_gb: 10,
                 block_type: BlockType::HighPerf,
                 status: Status::Active,
+                snapshot: None,
                 filler: true,
             });
         }
@@ -212,6 +213,7 @@ impl Control {
                 size_gb: seed.size_gb,
                 block_type: seed.block_type,
                 status: Status::Active,
+                snapshot: None,
                 filler: false,
             });
             if let Some(volume) = state.volumes.get_mut(&id) {
@@ -219,7 +221,9 @@ impl Control {
             }
             id
         };
-        self.cloud.provide_disk(&id).await;
+        let machine = self.cloud.machine.lock().await;
+        self.cloud.provide_disk(&machine, &id).await;
+        drop(machine);
         if let Some(instance) = instance {
             self.cloud.plug(&id, &instance.id).await;
         }
@@ -283,7 +287,7 @@ impl Control {
         Ok(InstanceView::of(instance))
     }
 
-    /// Destroys an instance; its volumes stay, unattached.
+    /// Destroys an instance; its volumes and file systems stay, without it.
     ///
     /// # Errors
     /// An unknown instance.
@@ -295,6 +299,15 @@ impl Control {
 
 fn known(region: &str) -> io::Result<&'static Region> {
     Region::find(region).ok_or_else(|| absent("region", region))
+}
+
+/// The one thing that bears a name.
+fn only<T>(kind: &str, name: &str, mut named: impl Iterator<Item = T>) -> io::Result<T> {
+    let first = named.next().ok_or_else(|| absent(kind, name))?;
+    match named.next() {
+        Some(_) => Err(invalid(&format!("several are called {kind} {name}"))),
+        None => Ok(first),
+    }
 }
 
 fn absent(kind: &str, name: &str) -> io::Error {

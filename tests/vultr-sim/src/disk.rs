@@ -1,4 +1,4 @@
-//! The disks: sparse files and the loop devices over them.
+//! The disks: sparse files, the loop devices over them, and their copies.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -17,19 +17,24 @@ const FIND_ATTEMPTS: u32 = 50;
 const RELEASE_ATTEMPTS: u32 = 25;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The files of all volumes, in one folder.
+/// The files of all volumes in one folder, those of all snapshots in another.
 #[derive(Debug)]
 pub(crate) struct Disks {
     dir: PathBuf,
+    snapshots: PathBuf,
 }
 
 impl Disks {
-    pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+    pub(crate) fn new(dir: PathBuf, snapshots: PathBuf) -> Self {
+        Self { dir, snapshots }
     }
 
     pub(crate) fn file(&self, volume: &str) -> PathBuf {
         self.dir.join(format!("{volume}.img"))
+    }
+
+    pub(crate) fn snapshot_file(&self, snapshot: &str) -> PathBuf {
+        self.snapshots.join(format!("{snapshot}.img"))
     }
 
     /// Makes a volume's sparse file, or grows it.
@@ -44,6 +49,25 @@ impl Disks {
 
     pub(crate) fn remove(&self, volume: &str) -> io::Result<()> {
         ignore_absent(fs::remove_file(self.file(volume)))
+    }
+
+    /// Copies a volume's file to a snapshot's, with all that was written to the disk. What a file system above it still
+    /// keeps in memory is not in it, as in a real cloud; unlike there, writes during the copy may be in it by halves.
+    pub(crate) async fn take(&self, volume: &str, device: Option<PathBuf>, snapshot: &str) -> io::Result<()> {
+        if let Some(device) = device {
+            let sync = tokio::task::spawn_blocking(move || File::open(device)?.sync_all());
+            sync.await.map_err(io::Error::other)??;
+        }
+        copy(&self.file(volume), &self.snapshot_file(snapshot)).await
+    }
+
+    /// Copies a snapshot's file to a volume's that doesn't exist yet.
+    pub(crate) async fn restore(&self, snapshot: &str, volume: &str) -> io::Result<()> {
+        copy(&self.snapshot_file(snapshot), &self.file(volume)).await
+    }
+
+    pub(crate) fn remove_snapshot(&self, snapshot: &str) -> io::Result<()> {
+        ignore_absent(fs::remove_file(self.snapshot_file(snapshot)))
     }
 
     /// Puts a loop device over a volume's file.
@@ -83,6 +107,18 @@ impl Disks {
         let set = Command::new("losetup").arg("--set-capacity").arg(device).output().await?;
         printed("losetup --set-capacity", &set).map(drop)
     }
+}
+
+/// Copies a file with its holes, or lets both share their blocks where the file system can.
+async fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut command = Command::new("cp");
+    command.args(["--reflink=auto", "--sparse=always", "--"]).arg(from).arg(to).kill_on_drop(true);
+    let copied = printed("cp", &command.output().await?);
+    if copied.is_err() {
+        // No half of a copy is taken for a whole one.
+        let _ = fs::remove_file(to);
+    }
+    copied.map(drop)
 }
 
 /// What a command printed, or its complaint as an error.

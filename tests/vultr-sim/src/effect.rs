@@ -3,18 +3,31 @@
 //! Called by the API after its rules, and by the control interface without any. Each one is idempotent, since a test's
 //! hand may have been faster than a transition.
 
+mod share;
+mod snapshot;
+
 use std::{io, path::PathBuf};
+
+use tokio::sync::MutexGuard;
+
+pub(crate) use share::SHARES;
 
 use crate::{cloud::Cloud, disk::Disks};
 
 impl Cloud {
-    /// Makes the disk of a new volume.
-    pub(crate) async fn provide_disk(&self, volume: &str) {
-        let _machine = self.machine.lock().await;
-        let size_gb = self.state().volumes.get(volume).map(|v| v.size_gb);
-        if let (Some(disks), Some(size_gb)) = (&self.disks, size_gb)
-            && let Err(error) = disks.provide(volume, size_gb)
-        {
+    /// Makes the disk of a new volume, with its snapshot's content if it has one. The caller holds the machine.
+    pub(crate) async fn provide_disk(&self, _machine: &MutexGuard<'_, ()>, volume: &str) {
+        let plan = self.state().volumes.get(volume).map(|v| (v.size_gb, v.snapshot.clone()));
+        let (Some(disks), Some((size_gb, snapshot))) = (&self.disks, plan) else {
+            return;
+        };
+        let provided = async {
+            if let Some(snapshot) = snapshot {
+                disks.restore(&snapshot, volume).await?;
+            }
+            disks.provide(volume, size_gb)
+        };
+        if let Err(error) = provided.await {
             self.problem("making a disk", &error);
         }
     }
@@ -119,7 +132,7 @@ impl Cloud {
         }
     }
 
-    /// Destroys an instance; its volumes stay, unattached.
+    /// Destroys an instance; its volumes and file systems stay, without it.
     pub(crate) async fn destroy(&self, instance: &str) {
         let attached: Vec<String> = {
             let state = self.state();
@@ -129,6 +142,7 @@ impl Cloud {
         for volume in attached {
             self.unplug(&volume).await;
         }
+        self.unshare_all(instance).await;
         let _machine = self.machine.lock().await;
         let gone = {
             let mut state = self.state();

@@ -12,7 +12,8 @@ use crate::{answer::Answer, operation::Operation, random::Random};
 pub struct Fault {
     /// The operation that it meets; [`Operation::Any`] (`"*"`) meets all.
     pub operation: Operation,
-    /// The volume that it meets, by its id or (also at a create) by its label; none meets all.
+    /// The volume, snapshot or file system that it meets, by its id or (also at a create) by its label or description;
+    /// a snapshot's create is also met by its volume's. None meets all.
     #[serde(default)]
     pub volume: Option<String>,
     /// What it does.

@@ -1,4 +1,4 @@
-//! What the kernel and udev of one instance show: a sysfs-shaped tree and a folder of links by serial.
+//! What one instance shows: a sysfs-shaped tree, a folder of disks by serial, and one of file systems by mount tag.
 
 use std::{
     fs, io,
@@ -33,6 +33,10 @@ impl Guest {
         self.root.join("sys")
     }
 
+    pub(crate) fn share_dir(&self) -> PathBuf {
+        self.root.join("virtiofs")
+    }
+
     fn blocks(&self) -> PathBuf {
         self.sysfs_dir().join("class/block")
     }
@@ -46,7 +50,7 @@ impl Guest {
     pub(crate) fn make(&self) -> io::Result<()> {
         let boot = self.blocks().join("vda");
         let partition = boot.join("vda1");
-        for dir in [&self.device_dir(), &self.aside(), &partition] {
+        for dir in [&self.device_dir(), &self.share_dir(), &self.aside(), &partition] {
             fs::create_dir_all(dir)?;
         }
         fs::write(boot.join("dev"), BOOT_DEV)?;
@@ -89,6 +93,18 @@ impl Guest {
         ignore_absent(fs::remove_dir_all(&aside))?;
         ignore_absent(fs::rename(self.blocks().join(name), &aside))?;
         ignore_absent(fs::remove_dir_all(&aside))
+    }
+
+    /// Lets a folder be found by the tag under which a guest would mount it.
+    pub(crate) fn show_share(&self, dir: &Path, mount_tag: u32) -> io::Result<()> {
+        let link = self.share_dir().join(mount_tag.to_string());
+        ignore_absent(fs::remove_file(&link))?;
+        symlink(dir, link)
+    }
+
+    /// Lets it be found no more.
+    pub(crate) fn hide_share(&self, mount_tag: u32) -> io::Result<()> {
+        ignore_absent(fs::remove_file(self.share_dir().join(mount_tag.to_string())))
     }
 
     fn link(&self, serial: &str) -> PathBuf {

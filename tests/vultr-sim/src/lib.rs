@@ -3,8 +3,8 @@
 //! The driver is judged against this crate and links nothing of it; the crate itself is judged by Vultr's own
 //! Go client (`tests/contract/govultr`). The way through:
 //!
-//! - a request: `serve` (connection) → `api` (rate limit, token, faults) → `api::{block, attach, catalogue}` (rules)
-//! - an effect: `effect` (state and machine together) → `disk` (loop devices) and `guest` (what an instance sees)
+//! - a request: `serve` (connection) → `api` (rate limit, token, faults) → `api::{block, attach, snapshot, vfs, catalogue}` (rules)
+//! - an effect: `effect` (state and machine together) → `disk` (files and loop devices) and `guest` (what an instance sees)
 //! - a test's hand: [`Simulation`] starts it, [`Control`] looks and interferes, in-process or over HTTP (`control::http`)
 
 mod answer;
@@ -24,17 +24,21 @@ mod random;
 mod record;
 mod region;
 mod serve;
+mod shelf;
 mod simulation;
+mod snapshot;
+mod vfs;
 mod view;
 mod volume;
 
-pub use config::{Behaviour, Config, DeleteAttached, InstanceSpec};
-pub use control::{Control, SeedVolume};
+pub use config::{Behaviour, Config, DeleteAttached, InstanceSpec, SnapshotAnswer};
+pub use control::{Control, SeedVfs, SeedVolume};
 pub use disk::sweep;
 pub use fault::{Action, Fault, When};
 pub use metadata::MetadataMode;
 pub use operation::Operation;
 pub use record::{LogEntry, Stats};
 pub use simulation::Simulation;
-pub use view::{InstanceChange, InstanceView, Leftovers, View, VolumeView};
+pub use snapshot::SnapshotState;
+pub use view::{AttachmentView, InstanceChange, InstanceView, Leftovers, SnapshotView, VfsView, View, VolumeView};
 pub use volume::BlockType;

@@ -52,7 +52,7 @@ pub struct LogEntry {
     pub path: String,
     /// What it is.
     pub operation: Operation,
-    /// The id in its path, or the label of a create.
+    /// The id in its path, or the label or description of a create.
     pub volume: Option<String>,
     /// The status of the answer: 0 for a cut connection, none while it is on its way.
     pub status: Option<u16>,

@@ -13,6 +13,7 @@ use crate::{
     config::{Config, InstanceSpec},
     control::{self, Control},
     disk::{Disks, ignore_absent, permitted, sweep},
+    effect::SHARES,
     guest::Guest,
     metadata::{self, MetadataMode},
     region::Region,
@@ -21,6 +22,7 @@ use crate::{
 };
 
 const DISKS: &str = "disks";
+const SNAPSHOTS: &str = "snapshots";
 const INSTANCES: &str = "instances";
 
 /// A simulated cloud that runs in this process until it is shut down or dropped.
@@ -51,8 +53,10 @@ impl Simulation {
             fs::create_dir_all(&config.dir)?;
             config.dir = fs::canonicalize(&config.dir)?;
             remove_all(&config.dir)?;
-            fs::create_dir_all(config.dir.join(DISKS))?;
-            disks = Some(Disks::new(config.dir.join(DISKS)));
+            let (files, snapshots) = (config.dir.join(DISKS), config.dir.join(SNAPSHOTS));
+            fs::create_dir_all(&files)?;
+            fs::create_dir_all(&snapshots)?;
+            disks = Some(Disks::new(files, snapshots));
         }
         let cloud = Arc::new(Cloud::new(config, disks));
         let hand = control::http::router(Control::new(Arc::clone(&cloud)));
@@ -171,7 +175,7 @@ impl Drop for Simulation {
 /// Removes what a simulation makes in its folder, and nothing else in it.
 fn remove_all(dir: &Path) -> io::Result<()> {
     let swept = sweep(dir);
-    for name in [DISKS, INSTANCES] {
+    for name in [DISKS, SNAPSHOTS, SHARES, INSTANCES] {
         ignore_absent(fs::remove_dir_all(dir.join(name)))?;
     }
     swept.map(drop)

@@ -1,8 +1,14 @@
 //! What a test sees of the cloud, and what it may change of an instance.
 
+mod snapshot;
+mod vfs;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use snapshot::SnapshotView;
+pub use vfs::{AttachmentView, VfsView};
 
 use crate::{
     cloud::{Cloud, Instance, State},
@@ -16,6 +22,10 @@ use crate::{
 pub struct View {
     /// The volumes in the order of their making, fillers too.
     pub volumes: Vec<VolumeView>,
+    /// The snapshots in the order of their making.
+    pub snapshots: Vec<SnapshotView>,
+    /// The shared file systems in the order of their making.
+    pub file_systems: Vec<VfsView>,
     /// The machines.
     pub instances: Vec<InstanceView>,
     /// What the simulation itself could not do.
@@ -49,6 +59,8 @@ pub struct VolumeView {
     pub loop_device: Option<PathBuf>,
     /// The file behind it, if it has one.
     pub disk_file: Option<PathBuf>,
+    /// The id of the snapshot that it was made from, if it was.
+    pub snapshot: Option<String>,
 }
 
 /// A machine.
@@ -72,6 +84,8 @@ pub struct InstanceView {
     pub device_dir: PathBuf,
     /// Its tree in the shape of `/sys`.
     pub sysfs_dir: PathBuf,
+    /// Its folder of links by mount tag; each leads to the folder of an attached file system.
+    pub share_dir: PathBuf,
 }
 
 /// A change of an instance by a test's hand; what is none stays.
@@ -93,7 +107,11 @@ pub struct InstanceChange {
 pub struct Leftovers {
     /// Volumes, by label and id.
     pub volumes: Vec<String>,
-    /// Volumes that are attached or on their way, with the instance's id.
+    /// Snapshots, by description and id.
+    pub snapshots: Vec<String>,
+    /// File systems, by label and id.
+    pub file_systems: Vec<String>,
+    /// Volumes and file systems that are attached or on their way, with the instance's id.
     pub attachments: Vec<String>,
     /// Loop devices over files of this simulation.
     pub loop_devices: Vec<PathBuf>,
@@ -124,6 +142,7 @@ impl VolumeView {
             filler: volume.filler,
             loop_device: volume.loop_device.clone(),
             disk_file: state.disk_file(disks, &volume.id),
+            snapshot: volume.snapshot.clone(),
         }
     }
 }
@@ -140,6 +159,7 @@ impl InstanceView {
             metadata_url: instance.metadata_url.clone(),
             device_dir: instance.guest.device_dir(),
             sysfs_dir: instance.guest.sysfs_dir(),
+            share_dir: instance.guest.share_dir(),
         }
     }
 }
@@ -150,6 +170,8 @@ impl Cloud {
         let volume = |v| VolumeView::of(v, &state, self.disks.as_ref());
         View {
             volumes: state.volumes.iter().map(volume).collect(),
+            snapshots: state.snapshots.iter().map(|s| SnapshotView::of(s, self.disks.as_ref())).collect(),
+            file_systems: state.file_systems.iter().map(|f| VfsView::of(f, self.share_dir(&f.id))).collect(),
             instances: state.instances.iter().map(InstanceView::of).collect(),
             problems: state.problems.clone(),
         }
@@ -167,9 +189,12 @@ impl Cloud {
             let instance = v.attached_to.as_deref().unwrap_or("on its way");
             (v.attached_to.is_some() || v.moving).then(|| format!("{}: {instance}", name(v)))
         };
+        let shares = view.file_systems.iter().flat_map(VfsView::attached);
         Ok(Leftovers {
             volumes: counted().map(name).collect(),
-            attachments: counted().filter_map(attachment).collect(),
+            snapshots: view.snapshots.iter().map(|s| format!("{} {}", s.description, s.id)).collect(),
+            file_systems: view.file_systems.iter().map(|f| format!("{} {}", f.label, f.id)).collect(),
+            attachments: counted().filter_map(attachment).chain(shares).collect(),
             loop_devices: loops.into_iter().map(|(device, _)| device).collect(),
             problems: view.problems.clone(),
         })

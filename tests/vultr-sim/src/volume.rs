@@ -1,12 +1,11 @@
-//! A block volume as the cloud keeps it, and the collection of all, in the order of their making.
+//! A block volume as the cloud keeps it.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+
+use crate::shelf::{Kept, Shelf};
 
 /// The kind of a volume.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
@@ -37,7 +36,7 @@ impl BlockType {
     }
 }
 
-/// Whether a volume may be used yet.
+/// Whether a volume or a file system may be used yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     Pending,
@@ -64,6 +63,8 @@ pub(crate) struct Volume {
     pub(crate) mount_id: String,
     pub(crate) date_created: String,
     pub(crate) bootable: bool,
+    /// The snapshot that it was made from.
+    pub(crate) snapshot: Option<String>,
     pub(crate) status: Status,
     /// The id of the instance that has it.
     pub(crate) attached: Option<String>,
@@ -76,43 +77,16 @@ pub(crate) struct Volume {
     pub(crate) loop_device: Option<PathBuf>,
 }
 
-/// All volumes of the account.
-#[derive(Debug, Default)]
-pub(crate) struct Volumes {
-    by_place: BTreeMap<u64, Volume>,
-    /// Keeps deleted ids too, so that a cursor survives the volume that it names.
-    places: HashMap<String, u64>,
+impl Kept for Volume {
+    fn id(&self) -> &str {
+        &self.id
+    }
 }
 
+/// All volumes of the account.
+pub(crate) type Volumes = Shelf<Volume>;
+
 impl Volumes {
-    pub(crate) fn insert(&mut self, volume: Volume) {
-        let place = self.places.len() as u64;
-        self.places.insert(volume.id.clone(), place);
-        self.by_place.insert(place, volume);
-    }
-
-    pub(crate) fn get(&self, id: &str) -> Option<&Volume> {
-        self.by_place.get(self.places.get(id)?)
-    }
-
-    pub(crate) fn get_mut(&mut self, id: &str) -> Option<&mut Volume> {
-        self.by_place.get_mut(self.places.get(id)?)
-    }
-
-    pub(crate) fn remove(&mut self, id: &str) -> Option<Volume> {
-        self.by_place.remove(self.places.get(id)?)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Volume> {
-        self.by_place.values()
-    }
-
-    /// How many volumes come before the one that a cursor names; nothing for an id that never was.
-    pub(crate) fn before(&self, id: &str) -> Option<usize> {
-        let place = *self.places.get(id)?;
-        Some(self.by_place.range(..place).count())
-    }
-
     pub(crate) fn attached_to(&self, instance: &str) -> impl Iterator<Item = &Volume> {
         self.iter().filter(move |v| v.attached.as_deref() == Some(instance))
     }

@@ -13,6 +13,7 @@ use crate::{
     cloud::{Cloud, NewVolume, State},
     config::DeleteAttached,
     region::Region,
+    snapshot::SnapshotState,
     volume::{BlockType, Status, Volume},
 };
 
@@ -34,7 +35,7 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     block_type: Option<BlockType>,
     os_id: u32,
-    snapshot_id: &'static str,
+    snapshot_id: String,
     bootable: bool,
 }
 
@@ -56,7 +57,7 @@ impl Row {
             mount_id: volume.mount_id.clone(),
             block_type: Some(volume.block_type),
             os_id: 0,
-            snapshot_id: "",
+            snapshot_id: volume.snapshot.clone().unwrap_or_default(),
             bootable: volume.bootable,
         }
     }
@@ -101,31 +102,29 @@ pub(super) fn known<'a>(state: &'a State, id: &str) -> Result<&'a Volume, Refusa
     Ok(volume)
 }
 
-/// The label in the body of a create, for the log and for faults.
-pub(super) fn label_of(body: &[u8]) -> Option<String> {
-    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    body.get("label")?.as_str().map(str::to_owned)
-}
-
 #[derive(Debug, Deserialize)]
 struct Create {
     region: String,
     size_gb: i64,
     label: Option<String>,
     block_type: Option<BlockType>,
+    snapshot_id: Option<String>,
 }
 
 pub(super) async fn create(cloud: &Arc<Cloud>, body: &[u8]) -> Outcome {
     let asked: Create = read(body)?;
-    let new = checked(asked)?;
+    // Held from the check on, so that the snapshot is still there when it is copied.
+    let machine = cloud.machine.lock().await;
     let (id, answer, delay) = {
         let mut state = cloud.state();
+        let new = checked(asked, &state)?;
         let id = state.make_volume(new);
         let block = Row::of(known(&state, &id)?, &state);
         let answer = Answer::json(state.behaviour.create_status, &json!({ "block": block }));
         (id, answer, state.behaviour.create)
     };
-    cloud.provide_disk(&id).await;
+    cloud.provide_disk(&machine, &id).await;
+    drop(machine);
     let worker = Arc::clone(cloud);
     cloud.spawn(async move {
         tokio::time::sleep(delay).await;
@@ -136,7 +135,7 @@ pub(super) async fn create(cloud: &Arc<Cloud>, body: &[u8]) -> Outcome {
     Ok(answer)
 }
 
-fn checked(asked: Create) -> Result<NewVolume, Refusal> {
+fn checked(asked: Create, state: &State) -> Result<NewVolume, Refusal> {
     const PREFIX: &str = "Unable to add block storage:";
     let refuse = |why: &str| Refusal::new(400, format!("{PREFIX} {why}"));
     let block_type = asked.block_type.unwrap_or_default();
@@ -146,14 +145,36 @@ fn checked(asked: Create) -> Result<NewVolume, Refusal> {
     }
     let size_gb =
         size(asked.size_gb, block_type).map_err(|why| refuse(&format!("Failed to add block storage device. {why}")))?;
+    let snapshot = asked.snapshot_id.filter(|id| !id.is_empty());
+    if let Some(id) = &snapshot {
+        restorable(state, id, region, size_gb).map_err(|why| refuse(&why))?;
+    }
     Ok(NewVolume {
         label: asked.label.unwrap_or_default(),
         region,
         size_gb,
         block_type,
         status: Status::Pending,
+        snapshot,
         filler: false,
     })
+}
+
+/// Whether a snapshot can become a volume of this size in this region, or why not. Vultr's words for it are unknown.
+fn restorable(state: &State, id: &str, region: &Region, size_gb: u32) -> Result<(), String> {
+    let Some(snapshot) = state.snapshots.get(id) else {
+        return Err("Invalid snapshot ID.".to_owned());
+    };
+    if snapshot.state != SnapshotState::Complete {
+        return Err("the snapshot is not complete".to_owned());
+    }
+    if snapshot.region != region.id {
+        return Err("the snapshot is in another region".to_owned());
+    }
+    if size_gb < snapshot.size_gb {
+        return Err(format!("the size must be at least the snapshot's, {}GB", snapshot.size_gb));
+    }
+    Ok(())
 }
 
 /// A size within the limits of its type, or the captured complaint.

@@ -1,4 +1,4 @@
-//! What a driver only reads: regions, instances, the account, and the empty list of file systems.
+//! What a driver only reads: regions, instances and the account.
 
 use hyper::Uri;
 use serde_json::{Value, json};
@@ -107,11 +107,4 @@ pub(super) fn account() -> Answer {
         "last_payment_amount": -100.5,
     });
     Answer::json(200, &json!({ "account": account }))
-}
-
-/// The published schema has no `meta` here, but Vultr's own driver reads it unchecked.
-pub(super) fn list_vfs(uri: &Uri) -> Outcome {
-    let query = ListQuery::of(uri)?;
-    let (vfs, meta) = query.page(Vec::<String>::new(), String::as_str, |_, _| None)?;
-    Ok(Answer::json(200, &json!({"vfs": vfs, "meta": meta})))
 }

@@ -12,13 +12,14 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Control, SeedVolume};
+use super::{Control, SeedVfs, SeedVolume};
 use crate::{
     InstanceSpec,
     config::Behaviour,
     fault::Fault,
     record::{LogEntry, Stats},
-    view::{InstanceChange, InstanceView, Leftovers, View, VolumeView},
+    snapshot::SnapshotState,
+    view::{InstanceChange, InstanceView, Leftovers, SnapshotView, VfsView, View, VolumeView},
 };
 
 type Told<T> = Result<Json<T>, Refused>;
@@ -59,6 +60,12 @@ pub(crate) fn router(control: Control) -> Router {
         .route("/volumes/{name}", get(volume).delete(delete_volume))
         .route("/volumes/{name}/attach", post(attach))
         .route("/volumes/{name}/detach", post(detach))
+        .route("/snapshots", post(seed_snapshot))
+        .route("/snapshots/{name}", get(snapshot).patch(change_snapshot).delete(delete_snapshot))
+        .route("/file-systems", post(seed_vfs))
+        .route("/file-systems/{name}", get(file_system).delete(delete_vfs))
+        .route("/file-systems/{name}/attach", post(attach_vfs))
+        .route("/file-systems/{name}/detach", post(detach_vfs))
         .route("/instances", post(add_instance))
         .route("/instances/{name}", patch(change_instance).delete(delete_instance))
         .with_state(control)
@@ -150,6 +157,63 @@ async fn attach(State(control): State<Control>, Path(name): Path<String>, Json(t
 
 async fn detach(State(control): State<Control>, Path(name): Path<String>) -> Done {
     control.detach(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SeedSnapshot {
+    volume: String,
+    description: String,
+}
+
+async fn seed_snapshot(State(control): State<Control>, Json(seed): Json<SeedSnapshot>) -> Told<SnapshotView> {
+    Ok(Json(control.seed_snapshot(&seed.volume, &seed.description).await?))
+}
+
+async fn snapshot(State(control): State<Control>, Path(name): Path<String>) -> Told<SnapshotView> {
+    Ok(Json(control.snapshot(&name)?))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SnapshotChange {
+    state: SnapshotState,
+}
+
+async fn change_snapshot(
+    State(control): State<Control>,
+    Path(name): Path<String>,
+    Json(change): Json<SnapshotChange>,
+) -> Told<SnapshotView> {
+    Ok(Json(control.change_snapshot(&name, change.state)?))
+}
+
+async fn delete_snapshot(State(control): State<Control>, Path(name): Path<String>) -> Done {
+    control.delete_snapshot(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn seed_vfs(State(control): State<Control>, Json(seed): Json<SeedVfs>) -> Told<VfsView> {
+    Ok(Json(control.seed_vfs(seed).await?))
+}
+
+async fn file_system(State(control): State<Control>, Path(name): Path<String>) -> Told<VfsView> {
+    Ok(Json(control.file_system(&name)?))
+}
+
+async fn attach_vfs(State(control): State<Control>, Path(name): Path<String>, Json(to): Json<Attach>) -> Done {
+    control.attach_vfs(&name, &to.instance).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn detach_vfs(State(control): State<Control>, Path(name): Path<String>, Json(from): Json<Attach>) -> Done {
+    control.detach_vfs(&name, &from.instance).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn delete_vfs(State(control): State<Control>, Path(name): Path<String>) -> Done {
+    control.delete_vfs(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -10,6 +10,8 @@ use vultr_sim::{Behaviour, Config, InstanceSpec, Simulation};
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+pub(crate) const SNAPSHOTS: &str = "/v2/blocks/snapshots";
+
 /// A client with a token.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
@@ -76,6 +78,14 @@ impl Client {
         self.send(Method::POST, path, Some(body)).await.unwrap()
     }
 
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::PUT, path, Some(body)).await.unwrap()
+    }
+
+    pub(crate) async fn delete_at(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, None).await.unwrap()
+    }
+
     pub(crate) async fn patch(&self, id: &str, body: Value) -> Answer {
         self.send(Method::PATCH, &format!("/v2/blocks/{id}"), Some(body)).await.unwrap()
     }
@@ -139,7 +149,46 @@ impl Client {
         self.poll(&path, |body| body["instance"]["server_status"] == "ok").await;
     }
 
-    async fn poll(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    /// Makes a volume of a snapshot and waits until it may be used.
+    pub(crate) async fn restore(&self, snapshot: &str, label: &str, size_gb: u32) -> String {
+        let body = json!({"region": "ewr", "size_gb": size_gb, "label": label, "snapshot_id": snapshot});
+        let made = self.post("/v2/blocks", body).await.is(202).json();
+        let id = made["block"]["id"].as_str().unwrap().to_owned();
+        self.until(&id, |block| block["status"] == "active").await;
+        id
+    }
+
+    /// Takes a snapshot and says its id, at once.
+    pub(crate) async fn snapshot(&self, volume: &str, description: &str) -> String {
+        let made = self.post(SNAPSHOTS, json!({"block_id": volume, "description": description})).await;
+        made.is(201).json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Takes a snapshot and waits until it may be used.
+    pub(crate) async fn snapshot_complete(&self, volume: &str, description: &str) -> String {
+        let id = self.snapshot(volume, description).await;
+        self.poll(&format!("{SNAPSHOTS}/{id}"), |snapshot| snapshot["state"] == "COMPLETE").await;
+        id
+    }
+
+    /// Makes a shared file system in `ewr` and waits until it may be used.
+    pub(crate) async fn vfs(&self, label: &str, size_gb: u32) -> String {
+        let body = json!({"region": "ewr", "label": label, "storage_size": {"gb": size_gb}});
+        let id = self.post("/v2/vfs", body).await.is(201).json()["id"].as_str().unwrap().to_owned();
+        self.poll(&format!("/v2/vfs/{id}"), |vfs| vfs["status"] == "active").await;
+        id
+    }
+
+    /// Attaches a file system, waits for the effect and says its mount tag.
+    pub(crate) async fn shared(&self, vfs: &str, instance: &str) -> u64 {
+        let path = format!("/v2/vfs/{vfs}/attachments/{instance}");
+        self.put(&path, Value::Null).await.is(201);
+        let attachment = self.poll(&path, |attachment| attachment["state"] == "ATTACHED").await;
+        attachment["mount_tag"].as_u64().unwrap()
+    }
+
+    /// Asks for anything until it is as wanted.
+    pub(crate) async fn poll(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let body = self.get(path).await.json();

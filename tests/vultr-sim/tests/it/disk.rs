@@ -15,7 +15,7 @@ use crate::client::{Client, id_of, quick, start};
 const SECTORS_PER_GIB: u64 = (1 << 30) / 512;
 
 /// A cloud with disks, or none where this process may not have them.
-async fn with_disks() -> Option<(Simulation, Client)> {
+pub(crate) async fn with_disks() -> Option<(Simulation, Client)> {
     if !Simulation::may_have_disks() {
         println!("skipped: real disks need root and /dev/loop-control");
         return None;
@@ -24,7 +24,7 @@ async fn with_disks() -> Option<(Simulation, Client)> {
 }
 
 /// The loop device of an attached volume.
-fn device(simulation: &Simulation, id: &str) -> PathBuf {
+pub(crate) fn device(simulation: &Simulation, id: &str) -> PathBuf {
     simulation.control().volume(id).unwrap().loop_device.unwrap()
 }
 

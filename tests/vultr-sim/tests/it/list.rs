@@ -3,14 +3,16 @@
 use std::collections::HashSet;
 
 use serde_json::Value;
+use vultr_sim::SeedVfs;
 
 use crate::client::{Client, quick, start};
 
 /// Follows a list to its end: its rows and the number of its pages.
-async fn follow(client: &Client, key: &str, per_page: usize) -> (Vec<Value>, usize) {
+async fn follow(client: &Client, path: &str, per_page: usize) -> (Vec<Value>, usize) {
+    let key = path.rsplit('/').next().unwrap();
     let (mut rows, mut pages, mut cursor) = (Vec::new(), 0, String::new());
     loop {
-        let path = format!("/v2/{key}?per_page={per_page}&cursor={cursor}");
+        let path = format!("/v2/{path}?per_page={per_page}&cursor={cursor}");
         let page = client.get(&path).await.is(200).json();
         rows.extend(page[key].as_array().unwrap().clone());
         pages += 1;
@@ -35,9 +37,25 @@ async fn paging_shows_every_volume_once() {
 }
 
 #[tokio::test]
+async fn paging_shows_every_snapshot_and_file_system_once() {
+    let (simulation, client) = start(quick()).await;
+    let (control, volume) = (simulation.control(), client.create_active("a", 10).await);
+    for number in 0..7 {
+        control.seed_snapshot(&volume, &format!("s{number}")).await.unwrap();
+        control.seed_vfs(SeedVfs::new(&format!("f{number}"), "ewr", 10)).await.unwrap();
+    }
+    for (path, key, first) in [("blocks/snapshots", "description", "s"), ("vfs", "label", "f")] {
+        let (rows, pages) = follow(&client, path, 3).await;
+        let names: Vec<&str> = rows.iter().map(|row| row[key].as_str().unwrap()).collect();
+        assert_eq!(names, (0..7).map(|n| format!("{first}{n}")).collect::<Vec<_>>());
+        assert_eq!(pages, 3);
+    }
+}
+
+#[tokio::test]
 async fn a_list_without_further_pages_has_empty_links() {
     let (_simulation, client) = start(quick()).await;
-    for path in ["/v2/blocks", "/v2/vfs", "/v2/instances", "/v2/regions"] {
+    for path in ["/v2/blocks", "/v2/blocks/snapshots", "/v2/vfs", "/v2/instances", "/v2/regions"] {
         let meta = client.get(path).await.is(200).json()["meta"].clone();
         assert_eq!(meta["links"], serde_json::json!({"next": "", "prev": ""}), "{path}");
     }

@@ -13,4 +13,8 @@ mod list;
 mod metadata;
 mod process;
 mod rate;
+mod snapshot;
+mod snapshot_content;
+mod vfs;
+mod vfs_attach;
 mod volume;
