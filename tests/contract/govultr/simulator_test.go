@@ -48,7 +48,10 @@ func TestMain(m *testing.M) {
 func start(t *testing.T, settings ...string) *simulator {
 	t.Helper()
 	args := []string{"--no-disks", "--instance", "one:ewr", "--instance", "two:ewr", "--instance", "far:ams"}
-	quick := []string{"create_ms=0", "attach_ms=0", "detach_ms=0", "resize_every_ms=0", "requests_per_second=0"}
+	quick := []string{
+		"create_ms=0", "attach_ms=0", "detach_ms=0", "resize_every_ms=0", "snapshot_ms=0",
+		"vfs_create_ms=0", "vfs_attach_ms=0", "vfs_detach_ms=0", "requests_per_second=0",
+	}
 	for _, setting := range append(quick, settings...) {
 		args = append(args, "--set", setting)
 	}
@@ -147,6 +150,18 @@ func (s *simulator) control(t *testing.T, method, path string, body, answer any)
 	if answer != nil {
 		if err := json.Unmarshal(told, answer); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// clean wants nothing to be left in the account.
+func (s *simulator) clean(t *testing.T) {
+	t.Helper()
+	var left map[string][]string
+	s.control(t, http.MethodGet, "/leftovers", nil, &left)
+	for kind, names := range left {
+		if len(names) != 0 {
+			t.Errorf("%s left: %v", kind, names)
 		}
 	}
 }
