@@ -13,7 +13,7 @@ pub struct Fault {
     /// The operation that it meets; [`Operation::Any`] (`"*"`) meets all.
     pub operation: Operation,
     /// The volume, snapshot or file system that it meets, by its id or (also at a create) by its label or description;
-    /// a snapshot's create is also met by its volume's. None meets all.
+    /// a snapshot's create is also met by its volume's, a request for an attachment by its instance's id. None meets all.
     #[serde(default)]
     pub volume: Option<String>,
     /// What it does.
