@@ -107,15 +107,29 @@ contract() {
     section "govultr on the simulated cloud" count_go go_tests tests/contract/govultr
 }
 
+# csi-sanity as it is, but for one line: v5.6.0 compares the topology of a snapshot with reflect.DeepEqual, for which
+# equal protobuf messages differ once one of them has been sent (they cache their size). It is compared as text instead.
+build_csi_sanity() {
+    local version=$1 tool=$2 source=$target/tools/csi-test-$1
+    local as_is='Expect(topo).To(Equal(ni.GetAccessibleTopology()))'
+    local mended='Expect(topo.String()).To(Equal(ni.GetAccessibleTopology().String()))'
+    echo "building csi-sanity $version"
+    rm -rf "$source"
+    mkdir -p "$target/tools"
+    cp -r "$(GOFLAGS=-modcacherw go mod download -json "github.com/kubernetes-csi/csi-test/v5@$version" |
+        sed -n 's/.*"Dir": "\(.*\)".*/\1/p')" "$source" || return
+    chmod -R u+w "$source"
+    grep -qF "$as_is" "$source/pkg/sanity/controller.go" || { echo "the line to mend is not there"; return 1; }
+    sed -i "s/$as_is/$mended/" "$source/pkg/sanity/controller.go"
+    (cd "$source/cmd/csi-sanity" && GOFLAGS=-modcacherw go build -mod=mod -o "$PWD/csi-sanity.built" . ) &&
+        mv "$source/cmd/csi-sanity/csi-sanity.built" "$tool"
+}
+
 sanity() {
     local version=v5.6.0
-    local tool=$target/tools/csi-sanity-$version
+    local tool=$target/tools/csi-sanity-$version-mended
     cargo build --workspace --all-targets || { section "build" count_check false; return; }
-    if [ ! -x "$tool" ]; then
-        echo "installing csi-sanity $version"
-        GOFLAGS=-modcacherw GOBIN=$target/tools go install "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@$version" &&
-            mv "$target/tools/csi-sanity" "$tool"
-    fi
+    [ -x "$tool" ] || build_csi_sanity "$version" "$tool"
     section "csi-sanity" count_sanity \
         tests/root.sh "$bins/sanity" --csi-sanity "$tool" --skips tests/sanity/skips.txt
 }
