@@ -114,3 +114,4 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     }
     served
 }
+

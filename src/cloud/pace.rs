@@ -92,7 +92,10 @@ impl Pace {
         loop {
             let next = {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                state.waiting.retain(|_, waiter| !waiter.is_closed());
+                // Only the first matters; who went away further back is met in time.
+                while state.waiting.first_entry().is_some_and(|first| first.get().is_closed()) {
+                    state.waiting.pop_first();
+                }
                 if state.waiting.is_empty() {
                     state.serving = false;
                     return;

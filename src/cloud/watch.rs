@@ -11,7 +11,7 @@ mod question;
 mod usual;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -54,7 +54,9 @@ impl<T: Kind> Clone for Watcher<T> {
 }
 
 struct State<T: Kind> {
-    questions: Vec<Question<T>>,
+    /// By when they are due, then by when they were asked.
+    questions: BTreeMap<(Instant, u64), Question<T>>,
+    asked: u64,
     /// How many things the account had when it was last listed.
     total: Option<u64>,
     /// When the next listing may begin.
@@ -68,7 +70,8 @@ impl<T: Kind> Watcher<T> {
     /// A watcher of this cloud.
     pub fn new(cloud: Arc<dyn Cloud>) -> Self {
         let state = State {
-            questions: Vec::new(),
+            questions: BTreeMap::new(),
+            asked: 0,
             total: None,
             rested: None,
             answering: false,
@@ -161,7 +164,9 @@ impl<T: Kind> Watcher<T> {
         let (asker, answered) = oneshot::channel();
         {
             let mut state = self.lock();
-            state.questions.push(Question { id: id.clone(), due, asker });
+            state.asked += 1;
+            let place = (due, state.asked);
+            state.questions.insert(place, Question { id: id.clone(), asker });
             if state.answering {
                 self.asked.notify_one();
             } else {
@@ -177,8 +182,10 @@ impl<T: Kind> Watcher<T> {
         loop {
             let (first, rested) = {
                 let mut state = self.lock();
-                state.questions.retain(|question| !question.asker.is_closed());
-                let Some(first) = state.questions.iter().map(|question| question.due).min() else {
+                while state.questions.first_entry().is_some_and(|first| first.get().asker.is_closed()) {
+                    state.questions.pop_first();
+                }
+                let Some(&(first, _)) = state.questions.keys().next() else {
                     state.answering = false;
                     return;
                 };
@@ -205,18 +212,21 @@ impl<T: Kind> Watcher<T> {
     fn take_due(&self) -> Option<Vec<Asked<T>>> {
         let mut state = self.lock();
         let now = Instant::now();
-        let mut ids: Vec<&T::Id> = state.questions.iter().filter(|q| q.due <= now).map(|q| &q.id).collect();
-        ids.sort();
-        ids.dedup();
-        let count = ids.len();
+        let after = (now + Duration::from_nanos(1), 0);
         let (pages, pause) = (self.pages(state.total), self.pause(state.total, state.questions.len()));
-        if state.singles.within(pause) + count as u64 > pages.max(1) && state.total.is_some() {
-            return None;
+        let free = pages.saturating_sub(state.singles.within(pause));
+        let mut ids: BTreeSet<&T::Id> = BTreeSet::new();
+        for (_, question) in state.questions.range(..after) {
+            ids.insert(&question.id);
+            if ids.len() as u64 > free {
+                return None;
+            }
         }
+        let count = ids.len();
         state.singles.add(count);
-        let (due, later) = std::mem::take(&mut state.questions).into_iter().partition(|q| q.due <= now);
-        state.questions = later;
-        Some(by_id(due))
+        let later = state.questions.split_off(&after);
+        let due = std::mem::replace(&mut state.questions, later);
+        Some(by_id(due.into_values()))
     }
 
     /// When the last of those questions is due that one listing may as well answer: those due within the pause that
@@ -224,7 +234,7 @@ impl<T: Kind> Watcher<T> {
     fn due_soon(&self) -> Instant {
         let state = self.lock();
         let horizon = Instant::now() + self.pause(state.total, state.questions.len());
-        state.questions.iter().map(|question| question.due).filter(|due| *due <= horizon).max().unwrap_or(horizon)
+        state.questions.range(..(horizon, u64::MAX)).next_back().map_or(horizon, |((due, _), _)| *due)
     }
 
     /// The pause after a listing, by the number of its pages and by how many questions there are.
@@ -259,7 +269,7 @@ impl<T: Kind> Watcher<T> {
             Ok(items) => {
                 let mut rows: HashMap<T::Id, T> = items.into_iter().map(|item| (item.id().clone(), item)).collect();
                 let mut missing = Vec::new();
-                for (id, askers) in by_id(questions) {
+                for (id, askers) in by_id(questions.into_values()) {
                     match rows.remove(&id) {
                         Some(row) => tell(askers, &Ok(row)),
                         None => missing.push((id, askers)),
@@ -269,9 +279,9 @@ impl<T: Kind> Watcher<T> {
             }
             Err(error) => {
                 let now = Instant::now();
-                let (due, later): (Vec<_>, Vec<_>) = questions.into_iter().partition(|q| q.due <= now);
-                self.lock().questions.extend(later);
-                for (_, askers) in by_id(due) {
+                let mut due = questions;
+                self.lock().questions.append(&mut due.split_off(&(now + Duration::from_nanos(1), 0)));
+                for (_, askers) in by_id(due.into_values()) {
                     tell(askers, &Err(error.clone()));
                 }
             }

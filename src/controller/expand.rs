@@ -37,9 +37,10 @@ impl Inner {
             self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), asked);
             match self.cloud.change_volume(id, &Change { size }).await {
                 Ok(()) => {
+                    let taken = Instant::now();
                     self.progress.begin(id, progress::Change::Grow);
                     let grown = |seen: &Volume| (seen.size >= size).then(|| seen.clone());
-                    let mut grown = self.volumes.watcher.until(id, Awaited::Grown, asked, grown).await?;
+                    let mut grown = self.volumes.watcher.until(id, Awaited::Grown, taken, grown).await?;
                     self.progress.end(id);
                     grown.volume_type = grown.volume_type.or(Some(kind));
                     info!(volume = %id, from = %volume.size, to = %grown.size, "grown");

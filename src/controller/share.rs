@@ -228,11 +228,11 @@ impl Inner {
                 return Err(Error::Precondition(format!("the type of volume {id} is not known, nor then its limits")));
             };
             let size = size_for(kind, required, limit)?;
-            let asked = Instant::now();
             match self.shares_api()?.grow_share(id, size).await {
                 Ok(()) => {
+                    let taken = Instant::now();
                     let grown = |seen: &Share| (seen.size >= size).then(|| seen.clone());
-                    let grown = self.shares.watcher.until(id, Awaited::Grown, asked, grown).await?;
+                    let grown = self.shares.watcher.until(id, Awaited::Grown, taken, grown).await?;
                     info!(volume = %id, from = %share.size, to = %grown.size, "grown");
                     return Ok(grown);
                 }

@@ -14,8 +14,6 @@ pub(super) type Asker<T> = oneshot::Sender<Result<T, CloudError>>;
 /// How something stands, asked by somebody who waits for the answer.
 pub(super) struct Question<T: Kind> {
     pub(super) id: T::Id,
-    /// When an answer is wanted; one that comes earlier for free is welcome.
-    pub(super) due: Instant,
     pub(super) asker: Asker<T>,
 }
 
@@ -23,7 +21,7 @@ pub(super) struct Question<T: Kind> {
 pub(super) type Asked<T> = (<T as Kind>::Id, Vec<Asker<T>>);
 
 /// In the order of the first question for each thing.
-pub(super) fn by_id<T: Kind>(questions: Vec<Question<T>>) -> Vec<Asked<T>> {
+pub(super) fn by_id<T: Kind>(questions: impl Iterator<Item = Question<T>>) -> Vec<Asked<T>> {
     let mut places: HashMap<T::Id, usize> = HashMap::new();
     let mut asked: Vec<Asked<T>> = Vec::new();
     for question in questions {
