@@ -115,3 +115,5 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     served
 }
 
+#[cfg(test)]
+mod simulation;

@@ -1,0 +1,172 @@
+//! What happened in the account, written down for whoever judges it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{
+    account::{Block, Reply, Sent},
+    request::Ask,
+};
+
+/// How a volume stood from some moment on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) active: bool,
+    pub(super) gb: u64,
+    pub(super) on: Option<String>,
+}
+
+/// A volume's life.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) label: String,
+    pub(super) region: String,
+    pub(super) kind: &'static str,
+    /// Since when it stood how, in the order of time.
+    pub(super) shown: Vec<(Duration, Shown)>,
+    pub(super) gone: Option<Duration>,
+    /// Whether somebody in the console had a hand in it.
+    pub(super) meddled: bool,
+}
+
+/// The story of an account.
+#[derive(Debug, Default)]
+pub(super) struct Story {
+    pub(super) volumes: BTreeMap<String, Life>,
+    /// The volumes that have or had a name.
+    pub(super) named: BTreeMap<String, Vec<String>>,
+    /// When instances went away.
+    pub(super) instances_gone: BTreeMap<String, Duration>,
+    /// How many requests of each operation got here.
+    pub(super) requests: BTreeMap<&'static str, usize>,
+    /// How many of each operation something went wrong with.
+    pub(super) spoilt: BTreeMap<&'static str, usize>,
+    /// How many of them were one too many in their second.
+    pub(super) limited: usize,
+    /// How many attaches restarted an instance.
+    pub(super) restarts: usize,
+    /// What must never happen, and did.
+    pub(super) wrong: Vec<String>,
+    /// One line for everything, if somebody will read it.
+    pub(super) log: Option<Vec<String>>,
+    /// What was asked of the controller that entitles to a detach or a delete.
+    pub(super) entitled: Entitled,
+}
+
+/// What the controller has been asked to detach and to delete.
+#[derive(Debug, Default)]
+pub(super) struct Entitled {
+    /// Volumes, and the instance they are to be taken from; "" is any.
+    pub(super) detaches: BTreeSet<(String, String)>,
+    pub(super) deletes: BTreeSet<String>,
+}
+
+impl Story {
+    pub(super) fn all_requests(&self) -> usize {
+        self.requests.values().sum()
+    }
+
+    pub(super) fn note(&mut self, at: Duration, line: impl FnOnce() -> String) {
+        if let Some(log) = &mut self.log {
+            log.push(format!("{:9.3} {}", at.as_secs_f64(), line()));
+        }
+    }
+
+    /// Something went wrong with a request on its way.
+    pub(super) fn spoilt(&mut self, sent: &Sent) {
+        *self.spoilt.entry(sent.operation).or_default() += 1;
+    }
+
+    fn wrong(&mut self, at: Duration, what: String) {
+        self.note(at, || format!("WRONG: {what}"));
+        self.wrong.push(what);
+    }
+
+    pub(super) fn arrived(&mut self, at: Duration, sent: &Sent, reply: &Reply) {
+        *self.requests.entry(sent.operation).or_default() += 1;
+        self.note(at, || {
+            let said = if reply.status < 300 { String::new() } else { format!(" {}", reply.body) };
+            format!("    {} {} {}{said}", sent.method, sent.path, reply.status)
+        });
+    }
+
+    pub(super) fn made(&mut self, at: Duration, id: &str, block: &Block) {
+        let named = self.named.entry(block.label.clone()).or_default();
+        named.push(id.to_owned());
+        let there = named.iter().filter(|other| self.volumes.get(*other).is_some_and(|life| life.gone.is_none()));
+        if let Some(other) = there.last() {
+            let what = format!("volume {id} is named {} as is {other}", block.label);
+            self.wrong(at, what);
+        }
+        let life = Life {
+            label: block.label.clone(),
+            region: block.region.clone(),
+            kind: block.kind.name,
+            shown: Vec::new(),
+            gone: None,
+            meddled: false,
+        };
+        self.volumes.insert(id.to_owned(), life);
+        self.shows(at, id, block);
+    }
+
+    pub(super) fn shows(&mut self, at: Duration, id: &str, block: &Block) {
+        let shown = Shown { active: block.active, gb: block.gb, on: block.on.clone() };
+        self.note(at, || format!("        {id} is {shown:?}"));
+        self.volumes.get_mut(id).expect("it was made").shown.push((at, shown));
+    }
+
+    /// A call is made to the controller that entitles it to something.
+    pub(super) fn asked(&mut self, ask: &Ask) {
+        match ask.clone() {
+            Ask::Delete { id } => {
+                self.entitled.deletes.insert(id);
+            }
+            Ask::Unpublish { id, node } => {
+                self.entitled.detaches.insert((id, node));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn meddled(&mut self, id: &str) {
+        self.volumes.get_mut(id).expect("it was made").meddled = true;
+    }
+
+    /// A volume is deleted, by the driver or in the console.
+    pub(super) fn gone(&mut self, at: Duration, id: &str, by_console: bool) {
+        self.note(at, || format!("        {id} is gone{}", if by_console { ", by the console" } else { "" }));
+        let life = self.volumes.get_mut(id).expect("it was made");
+        life.gone = Some(at);
+        life.meddled |= by_console;
+        if !by_console && !self.entitled.deletes.contains(id) {
+            self.wrong(at, format!("volume {id} is deleted, which nobody asked for"));
+        }
+    }
+
+    /// A delete of a volume got here while an instance that exists has it.
+    pub(super) fn delete_asked(&mut self, at: Duration, id: &str, in_use: bool) {
+        if in_use && !self.volumes[id].meddled {
+            self.wrong(at, format!("a delete of volume {id} is sent while it is in use"));
+        }
+    }
+
+    /// A detach of a volume from an instance was taken.
+    pub(super) fn detach_taken(&mut self, at: Duration, id: &str, on: &str, instance_exists: bool) {
+        let any = (id.to_owned(), String::new());
+        let this = (id.to_owned(), on.to_owned());
+        let asked = self.entitled.detaches.contains(&this) || self.entitled.detaches.contains(&any);
+        // The attachment to an instance that is gone is nobody's.
+        let fair = asked || (!instance_exists && self.entitled.deletes.contains(id)) || self.volumes[id].meddled;
+        if !fair {
+            self.wrong(at, format!("volume {id} is detached from {on}, which nobody asked for"));
+        }
+    }
+
+    pub(super) fn instance_gone(&mut self, at: Duration, id: &str) {
+        self.note(at, || format!("        instance {id} is gone, by the console"));
+        self.instances_gone.insert(id.to_owned(), at);
+    }
+}
