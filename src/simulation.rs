@@ -5,14 +5,129 @@
 //! controller, [`fleet`] takes many volumes at once through their lives and counts what that costs.
 
 mod account;
+mod check;
+mod cluster;
 mod faults;
 mod fleet;
+mod history;
 mod network;
+mod plan;
 mod process;
 mod request;
 mod story;
 
-use self::fleet::{Figures, Fleet};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use self::{
+    fleet::{Figures, Fleet},
+    history::{Failure, Outcome},
+    plan::Plan,
+};
+
+/// How many histories are run, unless the environment says otherwise.
+const HISTORIES: u64 = 500;
+
+fn number_in(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// What all histories came to together, and for each kind of failure how often there was one and the lowest seed's.
+#[derive(Default)]
+struct Sum {
+    outcome: Outcome,
+    failures: BTreeMap<String, (usize, Failure)>,
+}
+
+impl Sum {
+    fn add(&mut self, ended: Result<Outcome, Failure>) {
+        match ended {
+            Ok(outcome) => self.outcome.add(&outcome),
+            Err(failed) => match self.failures.entry(kind(&failed.problem)) {
+                Entry::Vacant(place) => {
+                    place.insert((1, failed));
+                }
+                Entry::Occupied(mut place) => {
+                    let (count, lowest) = place.get_mut();
+                    *count += 1;
+                    if failed.seed < lowest.seed {
+                        *lowest = failed;
+                    }
+                }
+            },
+        }
+    }
+
+    /// Prints what there is to say, and fails if any history did.
+    fn hold(&self, took: Duration) {
+        println!("in {:.1} s: {}", took.as_secs_f64(), self.outcome);
+        for (count, failure) in self.failures.values() {
+            println!("{count} histories, SEED={} the lowest: {}", failure.seed, failure.problem);
+        }
+        if let Some((_, failure)) = self.failures.values().min_by_key(|(_, failure)| failure.seed) {
+            panic!("{failure}");
+        }
+    }
+}
+
+/// A problem without what differs from seed to seed.
+fn kind(problem: &str) -> String {
+    let word = |word: &str| if word.contains(|c: char| c.is_ascii_digit()) { "#".to_owned() } else { word.to_owned() };
+    problem.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs the histories of all seeds, each whole on one thread.
+fn all(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> Result<Outcome, Failure> + Sync) -> Sum {
+    let next = AtomicU64::new(seeds.start);
+    let sum = Mutex::new(Sum::default());
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            let ended = run(seed);
+            sum.lock().unwrap().add(ended);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    sum.into_inner().unwrap()
+}
+
+fn one(seed: u64) -> Result<Outcome, Failure> {
+    history::run(Plan::of(seed), true)
+}
+
+#[test]
+fn no_history_breaks_a_promise() {
+    if let Some(seed) = number_in("SEED") {
+        match one(seed) {
+            Ok(outcome) => println!("{}\n{outcome}", outcome.log.join("\n")),
+            Err(failure) => panic!("{failure}"),
+        }
+        return;
+    }
+    let began = std::time::Instant::now();
+    all(0..number_in("HISTORIES").unwrap_or(HISTORIES), one).hold(began.elapsed());
+}
+
+#[test]
+fn a_history_is_the_same_every_time() {
+    for seed in 0..60 {
+        let run = || one(seed).unwrap_or_else(|failure| panic!("{failure}")).log;
+        assert_eq!(run(), run(), "SEED={seed}");
+    }
+}
 
 /// Takes fleets through their lives in fair weather, prints what that cost, and holds it against what it may cost.
 fn are_cheap(fleets: &[Fleet]) {

@@ -144,10 +144,15 @@ impl Account {
         self.life = Some(Instant::now());
     }
 
-    /// It has ended, and nothing of it is seen for a while.
-    pub(super) fn life_ends(&mut self, pause: Duration) {
-        self.before = self.now() + pause;
+    /// It has ended.
+    pub(super) fn life_ends(&mut self) {
+        self.before = self.now();
         self.life = None;
+    }
+
+    /// Time passes without a controller.
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.before += time;
     }
 
     /// Time since the history began.
@@ -180,9 +185,15 @@ impl Account {
         self.numbers
     }
 
-    /// Takes requests that are on their way out of the agenda again, as the network may when their sender dies.
-    pub(super) fn lose_what_is_on_its_way(&mut self, mut is_lost: impl FnMut() -> bool) {
-        self.agenda.retain(|_, event| !matches!(event, Event::Arrival(..)) || !is_lost());
+    /// Whose requests are on their way has died: they are lost, or come until `latest`.
+    pub(super) fn sender_died(&mut self, latest: Duration, mut is_lost: impl FnMut() -> bool) {
+        let under_way = self.agenda.extract_if(.., |_, event| matches!(event, Event::Arrival(..)));
+        let under_way: Vec<_> = under_way.collect();
+        for ((at, number), event) in under_way {
+            if !is_lost() {
+                self.agenda.insert((at.min(latest), number), event);
+            }
+        }
     }
 
     /// What was answered to a request, if it has been.

@@ -116,7 +116,7 @@ pub(super) fn run(fleet: Fleet) -> Figures {
     fastrand::seed(1);
     let began = std::time::Instant::now();
     let settings = &settings;
-    let (took, errors) = live(settings, &Mortal::new(None), Duration::ZERO, |service| async move {
+    let (took, errors) = live(settings, &Mortal::new(), |service| async move {
         // The listing at start is over before anybody asks for anything.
         tokio::time::sleep(Duration::from_secs(3)).await;
         settings.account.look().story.requests.clear();

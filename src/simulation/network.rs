@@ -56,19 +56,33 @@ pub(super) enum Moment {
 #[derive(Debug, Default)]
 pub(super) struct Mortal {
     /// How many of these moments it has before it dies.
-    pub(super) dies_at: Mutex<Option<(Moment, usize)>>,
+    dies_at: Mutex<Option<(Moment, usize)>>,
     /// Whether it is dead: nothing that it still does has an effect.
     dead: Mutex<bool>,
     pub(super) died: Notify,
 }
 
 impl Mortal {
-    pub(super) fn new(dies_at: Option<(Moment, usize)>) -> Arc<Self> {
-        Arc::new(Self { dies_at: Mutex::new(dies_at), ..Self::default() })
+    pub(super) fn new() -> Arc<Self> {
+        Arc::default()
     }
 
     pub(super) fn is_dead(&self) -> bool {
         *self.dead.lock().unwrap()
+    }
+
+    pub(super) fn die(&self) {
+        *self.dead.lock().unwrap() = true;
+        self.died.notify_one();
+    }
+
+    /// It dies when so many more requests have come to this moment.
+    pub(super) fn will_die(&self, moment: Moment, count: usize) {
+        *self.dies_at.lock().unwrap() = Some((moment, count));
+    }
+
+    pub(super) fn will_live(&self) {
+        *self.dies_at.lock().unwrap() = None;
     }
 
     fn passes(&self, moment: Moment) {
@@ -78,8 +92,7 @@ impl Mortal {
         {
             *left = left.saturating_sub(1);
             if *left == 0 {
-                *self.dead.lock().unwrap() = true;
-                self.died.notify_one();
+                self.die();
             }
         }
     }

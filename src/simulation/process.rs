@@ -5,7 +5,6 @@ use std::{
     future::Future,
     path::Path,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use tokio::runtime::Builder;
@@ -69,11 +68,10 @@ fn service(settings: &Settings, life: &Arc<Mortal>) -> (Controller, ControllerSe
     (controller.clone(), ControllerService::new(controller, &PROFILE, metrics))
 }
 
-/// Lets a controller live until `work` is done, or until it dies; `None` if it died. Nothing of it is seen for `pause`.
+/// Lets a controller live until `work` is done, or until it dies; `None` if it died.
 pub(super) fn live<T, W: Future<Output = T>>(
     settings: &Settings,
     life: &Arc<Mortal>,
-    pause: Duration,
     work: impl FnOnce(ControllerService) -> W,
 ) -> Option<T> {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
@@ -87,7 +85,7 @@ pub(super) fn live<T, W: Future<Output = T>>(
             () = life.died.notified() => None,
             done = work(service) => Some(done),
         };
-        settings.account.look().life_ends(pause);
+        settings.account.look().life_ends();
         ended
     });
     drop(runtime);

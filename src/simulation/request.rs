@@ -61,6 +61,16 @@ fn map<T>(answer: Result<Response<T>, Status>, said: impl FnOnce(T) -> Said) -> 
 }
 
 impl Ask {
+    /// The volume that it is about, unless that has yet to be made.
+    pub(super) fn id(&self) -> Option<&str> {
+        match self {
+            Self::Create { .. } => None,
+            Self::Delete { id } | Self::Publish { id, .. } | Self::Unpublish { id, .. } | Self::Expand { id, .. } => {
+                Some(id)
+            }
+        }
+    }
+
     /// Makes the call.
     pub(super) async fn make(&self, service: &ControllerService) -> Answered {
         match self.clone() {

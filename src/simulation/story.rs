@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     account::{Block, Reply, Sent},
-    request::Ask,
+    request::{Answered, Ask},
 };
 
 /// How a volume stood from some moment on.
@@ -29,6 +29,16 @@ pub(super) struct Life {
     pub(super) gone: Option<Duration>,
     /// Whether somebody in the console had a hand in it.
     pub(super) meddled: bool,
+    taken_away: bool,
+}
+
+impl Life {
+    /// How the volume stood at some moment between two: the last before the first, and all that came after it.
+    pub(super) fn between(&self, from: Duration, to: Duration) -> impl Iterator<Item = &Shown> {
+        let first = self.shown.partition_point(|(at, _)| *at <= from).saturating_sub(1);
+        let gone = self.gone.unwrap_or(Duration::MAX);
+        self.shown[first..].iter().filter(move |(at, _)| *at <= to && gone >= from).map(|(_, shown)| shown)
+    }
 }
 
 /// The story of an account.
@@ -37,6 +47,8 @@ pub(super) struct Story {
     pub(super) volumes: BTreeMap<String, Life>,
     /// The volumes that have or had a name.
     pub(super) named: BTreeMap<String, Vec<String>>,
+    /// The instances there were at first.
+    pub(super) instances: BTreeSet<String>,
     /// When instances went away.
     pub(super) instances_gone: BTreeMap<String, Duration>,
     /// How many requests of each operation got here.
@@ -79,7 +91,7 @@ impl Story {
         *self.spoilt.entry(sent.operation).or_default() += 1;
     }
 
-    fn wrong(&mut self, at: Duration, what: String) {
+    pub(super) fn wrong(&mut self, at: Duration, what: String) {
         self.note(at, || format!("WRONG: {what}"));
         self.wrong.push(what);
     }
@@ -107,6 +119,7 @@ impl Story {
             shown: Vec::new(),
             gone: None,
             meddled: false,
+            taken_away: false,
         };
         self.volumes.insert(id.to_owned(), life);
         self.shows(at, id, block);
@@ -131,6 +144,18 @@ impl Story {
         }
     }
 
+    /// A call has been answered; one that was done entitles to nothing more.
+    pub(super) fn answered(&mut self, ask: &Ask, answered: &Answered) {
+        if let (Ask::Unpublish { id, node }, Ok(_)) = (ask, answered) {
+            self.entitled.detaches.remove(&(id.clone(), node.clone()));
+        }
+    }
+
+    /// Whether somebody in the console deleted a volume.
+    pub(super) fn is_taken_away(&self, id: &str) -> bool {
+        self.volumes[id].taken_away
+    }
+
     pub(super) fn meddled(&mut self, id: &str) {
         self.volumes.get_mut(id).expect("it was made").meddled = true;
     }
@@ -141,6 +166,7 @@ impl Story {
         let life = self.volumes.get_mut(id).expect("it was made");
         life.gone = Some(at);
         life.meddled |= by_console;
+        life.taken_away = by_console;
         if !by_console && !self.entitled.deletes.contains(id) {
             self.wrong(at, format!("volume {id} is deleted, which nobody asked for"));
         }

@@ -276,6 +276,15 @@ impl Account {
         }
     }
 
+    /// Takes the volumes that somebody meddled with from instances that nobody wants them on.
+    pub(in crate::simulation) fn undo_meddling(&mut self, is_wanted: impl Fn(&str, &str) -> bool) {
+        let astray = |id: &String, block: &Block| {
+            self.story.volumes[id].meddled && block.on.as_ref().is_some_and(|on| !is_wanted(id, on))
+        };
+        let ids: Vec<String> = self.blocks.iter().filter(|(id, b)| astray(id, b)).map(|(id, _)| id.clone()).collect();
+        ids.iter().for_each(|id| self.block_is_off(id));
+    }
+
     pub(super) fn console(&mut self, what: Console) {
         let nth = |number: usize| super::instance::instance_id(number);
         let id = match what {

@@ -36,6 +36,7 @@ impl Account {
     pub(in crate::simulation) fn add_instances(&mut self, count: usize) {
         for number in 0..count {
             let instance = Instance { region: "ewr", locked_until: Duration::ZERO, volumes: 0 };
+            self.story.instances.insert(instance_id(number));
             self.instances.insert(instance_id(number), instance);
         }
     }
