@@ -301,13 +301,22 @@ impl Controller {
     /// [`Error::OutOfRange`] if the cloud has no such size within the limit.
     pub async fn expand(&self, id: VolumeId, required_bytes: u64, limit_bytes: u64) -> Result<Shown, Error> {
         let which = self.inner.which(&id).await?;
+        let now = match which {
+            Which::Gone => return Err(Error::VolumeNotFound(id.to_string())),
+            Which::Disk => Shown::from(self.inner.read(&id).await?),
+            Which::Share => Shown::from(self.inner.read_share(&id).await?),
+        };
+        // What is there already has to wait for nothing.
+        if now.size.bytes() >= required_bytes && (limit_bytes == 0 || now.size.bytes() <= limit_bytes) {
+            return Ok(now);
+        }
         let inner = Arc::clone(&self.inner);
-        let subject = id.to_string();
+        // It may have to wait for a minute; nobody who wants the volume elsewhere has to wait for that.
+        let subject = format!("size of {id}");
         let run = async move {
             match which {
-                Which::Gone => Err(Error::VolumeNotFound(id.to_string())),
-                Which::Disk => inner.expand(&id, required_bytes, limit_bytes).await.map(Shown::from),
                 Which::Share => inner.expand_share(&id, required_bytes, limit_bytes).await.map(Shown::from),
+                _ => inner.expand(&id, required_bytes, limit_bytes).await.map(Shown::from),
             }
         };
         let operation = Operation::Expand { required_bytes, limit_bytes };
@@ -360,7 +369,7 @@ impl Inner {
     fn forget(&self, id: &VolumeId) {
         self.volumes.names.remove(id);
         self.shares.names.remove(id);
-        self.progress.end(id);
+        self.progress.forget(id);
     }
 
     /// How a disk stands, by a read that begins now.

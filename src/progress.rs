@@ -28,7 +28,23 @@ pub enum Change {
     Grow,
 }
 
+/// What of a volume a change is of; the two go on beside each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Where it is attached.
+    Place,
+    /// How large it is.
+    Size,
+}
+
 impl Change {
+    fn part(&self) -> Part {
+        match self {
+            Self::Attach(_) | Self::Detach(_) => Part::Place,
+            Self::Grow => Part::Size,
+        }
+    }
+
     const WORDS: [&'static str; 3] = ["attach", "detach", "grow"];
 
     /// A closed set, for labels.
@@ -78,10 +94,13 @@ struct Wanted {
     last: String,
 }
 
-/// The changes that have been asked for and have not come about, one a volume.
+/// By what they are of.
+type AllWanted = BTreeMap<(VolumeId, Part), Wanted>;
+
+/// The changes that have been asked for and have not come about, one for each part of a volume.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
-    wanted: Arc<Mutex<BTreeMap<VolumeId, Wanted>>>,
+    wanted: Arc<Mutex<AllWanted>>,
 }
 
 impl Progress {
@@ -91,26 +110,33 @@ impl Progress {
     /// Notes that a change has been asked for; asked for again, it is as old as it was.
     pub fn begin(&self, volume: &VolumeId, change: Change) {
         let mut wanted = self.lock();
-        if wanted.get(volume).is_none_or(|wanted| wanted.change != change) {
-            wanted.insert(volume.clone(), Wanted { change, since: Instant::now(), last: String::new() });
+        let place = (volume.clone(), change.part());
+        if wanted.get(&place).is_none_or(|wanted| wanted.change != change) {
+            wanted.insert(place, Wanted { change, since: Instant::now(), last: String::new() });
         }
     }
 
     /// Notes what the cloud said of it.
-    pub fn tell(&self, volume: &VolumeId, last: &impl ToString) {
-        if let Some(wanted) = self.lock().get_mut(volume) {
+    pub fn tell(&self, volume: &VolumeId, part: Part, last: &impl ToString) {
+        if let Some(wanted) = self.lock().get_mut(&(volume.clone(), part)) {
             wanted.last = last.to_string();
         }
     }
 
     /// Notes that it has come about, or is wanted no more.
-    pub fn end(&self, volume: &VolumeId) {
-        self.lock().remove(volume);
+    pub fn end(&self, volume: &VolumeId, part: Part) {
+        self.lock().remove(&(volume.clone(), part));
+    }
+
+    /// Notes that the volume is gone.
+    pub fn forget(&self, volume: &VolumeId) {
+        self.end(volume, Part::Place);
+        self.end(volume, Part::Size);
     }
 
     /// What does not move, by volume.
     pub fn stuck(&self) -> Vec<Stuck> {
-        let stuck = |(volume, wanted): (&VolumeId, &Wanted)| {
+        let stuck = |((volume, _), wanted): (&(VolumeId, Part), &Wanted)| {
             let (age, last) = (wanted.since.elapsed(), wanted.last.clone());
             let is = age >= Self::DEADLINE;
             is.then(|| Stuck { volume: volume.clone(), change: wanted.change.clone(), age, last })
@@ -123,7 +149,7 @@ impl Progress {
         self.stuck().into_iter().find(|stuck| stuck.volume == *volume)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Wanted>> {
+    fn lock(&self) -> MutexGuard<'_, AllWanted> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -176,7 +202,7 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(89)).await;
         assert_eq!(progress.stuck(), []);
         progress.begin(&volume("1"), Change::Attach(node.clone()));
-        progress.tell(&volume("1"), &"Server is currently locked");
+        progress.tell(&volume("1"), Part::Place, &"Server is currently locked");
         tokio::time::sleep(Duration::from_secs(1)).await;
         let text = progress.stuck_of(&volume("1")).unwrap().to_string();
         assert_eq!(text, "attaching it to 7 has not ended in 90 s: Server is currently locked");
@@ -184,7 +210,7 @@ mod tests {
         assert_eq!(progress.stuck(), [], "another change is as old as its own asking");
         tokio::time::sleep(Progress::DEADLINE).await;
         assert_eq!(progress.stuck().len(), 1);
-        progress.end(&volume("1"));
+        progress.end(&volume("1"), Part::Place);
         assert_eq!(progress.stuck(), []);
     }
 }

@@ -28,7 +28,7 @@ use crate::{
         watch::Awaited,
     },
     error::Error,
-    progress::Change,
+    progress::{Change, Part},
     volume::{NodeId, VolumeId},
 };
 
@@ -45,6 +45,7 @@ impl Inner {
     pub(super) async fn attach(&self, id: &VolumeId, node: &NodeId) -> Result<Volume, Error> {
         let mut pauses = Pauses::new();
         let mut refused: Option<CloudError> = None;
+        let mut refused_since: Option<Instant> = None;
         let mut in_doubt = false;
         loop {
             let volume = match self.read(id).await {
@@ -63,7 +64,7 @@ impl Inner {
                     return with_serial(volume);
                 }
                 Some(other) => {
-                    self.progress.end(id);
+                    self.progress.end(id, Part::Place);
                     return Err(Error::AttachedElsewhere { volume: id.to_string(), node: other.to_string() });
                 }
                 None => {}
@@ -71,7 +72,8 @@ impl Inner {
             ours(&volume)?;
             if let Some(cause) = refused.take() {
                 // It may be an earlier attach, still under way, that this one was refused for.
-                let last = pauses.began.elapsed() > REFUSALS_TRIED;
+                let since = *refused_since.get_or_insert_with(Instant::now);
+                let last = since.elapsed() > REFUSALS_TRIED && !in_doubt;
                 if let Some(error) = self.why_not_attached(id, node, &cause).await {
                     return Err(error);
                 }
@@ -106,7 +108,7 @@ impl Inner {
                         // It was taken and does not come about: asked for again after another look. Vultr refuses that
                         // if the first one is still on its way.
                         Err(Error::NotYet(why)) => {
-                            self.progress.tell(id, &why);
+                            self.progress.tell(id, Part::Place, &why);
                             warn!(volume = %id, %node, why, "the attach does not end");
                             in_doubt = true;
                             if !pauses.wait().await {
@@ -119,7 +121,7 @@ impl Inner {
                 }
                 // The instance is busy with something that is not ours.
                 Err(cause @ CloudError::Busy(_)) => {
-                    self.progress.tell(id, &cause);
+                    self.progress.tell(id, Part::Place, &cause);
                     if !in_doubt {
                         self.attaching().remove(id);
                     }
@@ -137,7 +139,7 @@ impl Inner {
                 }
                 // The truth is what the volume says: it may be attached already, or gone.
                 Err(cause) => {
-                    self.progress.tell(id, &cause);
+                    self.progress.tell(id, Part::Place, &cause);
                     if !in_doubt {
                         self.attaching().remove(id);
                     }
@@ -182,7 +184,7 @@ impl Inner {
             let node = match (&volume.attached_to, from) {
                 (None, _) => match self.proves_detached(id, read) {
                     None => {
-                        self.progress.end(id);
+                        self.progress.end(id, Part::Place);
                         return Ok(());
                     }
                     Some(when) => {
@@ -223,7 +225,7 @@ impl Inner {
                         }
                         // It was taken and does not come about: asked for again, if the volume is still there.
                         Err(Error::NotYet(why)) => {
-                            self.progress.tell(id, &why);
+                            self.progress.tell(id, Part::Place, &why);
                             warn!(volume = %id, %node, why, "the detach does not end");
                             if !pauses.wait().await {
                                 return Err(Error::NotYet(why));
@@ -235,7 +237,7 @@ impl Inner {
                 // Also "not currently attached" and the API's flat "unable to detach": a read tells which.
                 Err(cause) => {
                     warn!(volume = %id, %node, error = %cause, "the detach was not taken for certain");
-                    self.progress.tell(id, &cause);
+                    self.progress.tell(id, Part::Place, &cause);
                     drop(turn);
                     if cause.outcome_is_unknown() {
                         // It may still come, and would take the volume from wherever it is by then: nothing is sent or
@@ -251,7 +253,7 @@ impl Inner {
     /// Notes that a change of where the volume is has come about.
     fn settled(&self, id: &VolumeId) {
         self.attaching().remove(id);
-        self.progress.end(id);
+        self.progress.end(id, Part::Place);
     }
 
     fn attaching(&self) -> MutexGuard<'_, HashMap<VolumeId, Instant>> {
@@ -260,7 +262,7 @@ impl Inner {
 
     /// `None` if a read of that time which shows the volume on no instance proves that none will have it; else when
     /// to read again. An attach that nobody saw the end of, ours or an earlier process's, may still be coming.
-    fn proves_detached(&self, id: &VolumeId, read: Instant) -> Option<Instant> {
+    pub(super) fn proves_detached(&self, id: &VolumeId, read: Instant) -> Option<Instant> {
         let of_ours = self.attaching().get(id).map(|asked| *asked + SETTLING_SLOW);
         let settled = of_ours.unwrap_or(self.begun + SETTLING).max(self.begun + SETTLING);
         if read >= settled {

@@ -1,14 +1,19 @@
 //! DeleteVolume: a volume that no machine uses is deleted; one that is gone is deleted already.
 
-use tracing::info;
+use tokio::time::Instant;
+use tracing::{info, warn};
 
 use super::{Inner, Pauses, ours};
 use crate::{cloud::CloudError, error::Error, volume::VolumeId};
+
+/// How often a delete that is refused is tried again.
+const REFUSALS_TRIED: u32 = 4;
 
 impl Inner {
     pub(super) async fn delete(&self, id: &VolumeId) -> Result<(), Error> {
         let mut pauses = Pauses::new();
         loop {
+            let read = Instant::now();
             let volume = match self.read(id).await {
                 Ok(volume) => volume,
                 Err(Error::VolumeNotFound(_)) => {
@@ -33,6 +38,11 @@ impl Inner {
                     Err(cause) => return Err(Error::Cloud { doing: format!("reading instance {node}"), cause }),
                 }
             }
+            // What an earlier process, or an attach that nobody saw the end of, may still bring about comes first.
+            if let Some(when) = self.proves_detached(id, read) {
+                tokio::time::sleep_until(when).await;
+                continue;
+            }
             match self.cloud.delete_volume(id).await {
                 Ok(()) | Err(CloudError::NotFound(_)) => {
                     self.forget(id);
@@ -43,6 +53,11 @@ impl Inner {
                     if !pauses.wait().await {
                         return Err(Error::OutcomeUnknown { subject: format!("deleting volume {id}"), cause });
                     }
+                }
+                // Perhaps it is on its way to an instance: the next read tells.
+                Err(cause @ CloudError::Refused { .. }) if pauses.tried() < REFUSALS_TRIED => {
+                    warn!(volume = %id, error = %cause, "the delete was refused");
+                    pauses.wait().await;
                 }
                 Err(cause) => return Err(Error::Cloud { doing: format!("deleting volume {id}"), cause }),
             }

@@ -5,17 +5,18 @@ use std::sync::PoisonError;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Inner, Pauses, size_for, unread};
+use super::{Inner, Pauses, settling, size_for, unread};
 use crate::{
     cloud::{Change, CloudError, Volume, watch::Awaited},
     error::Error,
-    progress,
+    progress::{self, Part},
     volume::VolumeId,
 };
 
 impl Inner {
     pub(super) async fn expand(&self, id: &VolumeId, required_bytes: u64, limit_bytes: u64) -> Result<Volume, Error> {
         let mut pauses = Pauses::new();
+        let mut refused = false;
         loop {
             // Asked for by itself, since rows of a listing do not tell the type, whose limits apply.
             let volume = self.cloud.volume(id).await.map_err(|cause| unread(id, cause))?;
@@ -32,7 +33,10 @@ impl Inner {
                 return Err(Error::Precondition(format!("the type of volume {id} is not known, nor then its limits")));
             };
             let size = size_for(kind, required_bytes, limit_bytes)?;
-            self.rest_between_changes(id).await;
+            if self.rest_between_changes(id).await {
+                // Somebody else may have grown it meanwhile, or an earlier request of ours whose answer was lost.
+                continue;
+            }
             let asked = Instant::now();
             self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), asked);
             match self.cloud.change_volume(id, &Change { size }).await {
@@ -41,26 +45,33 @@ impl Inner {
                     self.progress.begin(id, progress::Change::Grow);
                     let grown = |seen: &Volume| (seen.size >= size).then(|| seen.clone());
                     let mut grown = self.volumes.watcher.until(id, Awaited::Grown, taken, grown).await?;
-                    self.progress.end(id);
+                    self.progress.end(id, Part::Size);
                     grown.volume_type = grown.volume_type.or(Some(kind));
                     info!(volume = %id, from = %volume.size, to = %grown.size, "grown");
                     return Ok(grown);
                 }
                 Err(cause) if cause.outcome_is_unknown() || matches!(cause, CloudError::Busy(_)) => {
                     warn!(volume = %id, error = %cause, "not known whether the volume was grown");
+                    if cause.outcome_is_unknown() {
+                        tokio::time::sleep(settling(asked.elapsed())).await;
+                    }
                     if !pauses.wait().await {
                         return Err(Error::OutcomeUnknown { subject: format!("growing volume {id}"), cause });
                     }
                 }
                 Err(CloudError::NotFound(_)) => return Err(Error::VolumeNotFound(id.to_string())),
-                // Perhaps because an earlier request, whose answer was lost, has had its effect by now.
+                // Perhaps because an earlier request, whose answer was lost, has had its effect by now; or because somebody
+                // else changed the volume within the cloud's pause, an earlier process of ours among them.
                 Err(cause @ CloudError::Refused { .. }) => {
-                    self.changed.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+                    warn!(volume = %id, error = %cause, "the growth was refused");
                     let now = self.cloud.volume(id).await.map_err(|cause| unread(id, cause))?;
                     if now.size >= size {
                         return Ok(now);
                     }
-                    return Err(Error::Cloud { doing: format!("growing volume {id} to {size}"), cause });
+                    if refused {
+                        return Err(Error::Cloud { doing: format!("growing volume {id} to {size}"), cause });
+                    }
+                    refused = true;
                 }
                 Err(cause) => return Err(Error::Cloud { doing: format!("growing volume {id} to {size}"), cause }),
             }
@@ -68,15 +79,16 @@ impl Inner {
     }
 
     /// Waits out the pause that the cloud wants between two changes of a volume, as far as this process knows of one.
-    async fn rest_between_changes(&self, id: &VolumeId) {
+    /// Whether it had to wait.
+    async fn rest_between_changes(&self, id: &VolumeId) -> bool {
         let between = self.cloud.profile().between_changes;
         let last = {
             let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
             changed.retain(|_, at| at.elapsed() < between);
             changed.get(id).copied()
         };
-        if let Some(last) = last {
-            tokio::time::sleep_until(last + between).await;
-        }
+        let Some(last) = last else { return false };
+        tokio::time::sleep_until(last + between).await;
+        true
     }
 }

@@ -21,7 +21,7 @@ use crate::{
         token::TokenFile,
         vultr::{PROFILE, Vultr},
     },
-    controller::{Controller, HomeRegion},
+    controller::{Cluster, Controller, HomeRegion, Setting},
     metrics::Metrics,
     rpc::ControllerService,
 };
@@ -64,7 +64,9 @@ fn service(settings: &Settings, life: &Arc<Mortal>) -> (Controller, ControllerSe
     };
     let cloud = Arc::new(Vultr::over(Arc::new(network), account));
     let home = HomeRegion::new(Some("EWR".to_owned()), &PROFILE, String::new());
-    let controller = Controller::new(cloud, home, TaskTracker::new());
+    let cluster = Cluster::parse("sim").expect("a cluster can have this name");
+    let setting = Setting { home, cluster, progress: metrics.progress.clone() };
+    let controller = Controller::new(cloud, setting, TaskTracker::new());
     (controller.clone(), ControllerService::new(controller, &PROFILE, metrics))
 }
 

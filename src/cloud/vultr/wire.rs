@@ -131,6 +131,9 @@ const TEXTS: &[(&str, Meaning)] = &[
     // vultr-csi: while another volume of the instance is being attached or detached.
     ("currently locked", CloudError::Busy),
     ("instance is locked", CloudError::Busy),
+    // vultr-csi, in answer to an attach. Where the volume is on another instance a read says so; where it is on none, an
+    // attach is under way.
+    ("is already attached to a server", CloudError::Busy),
     // Seen by scripts that attach to an instance that has just been made.
     ("must be in an active state", CloudError::Busy),
     // Seen by the same: the region does not have the tier.
