@@ -1,5 +1,8 @@
 //! The command line and the environment, resolved into a configuration with every mistake told at once.
 
+mod check;
+mod flags;
+
 use std::{
     fmt,
     io::IsTerminal,
@@ -7,123 +10,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, ValueEnum};
 
+use self::{
+    check::{Mistakes, base_url, given, is_driver_name, socket_path},
+    flags::{AccountFlags, Cli, NodeFlags, OrphansFlags, Service},
+};
 use crate::{
-    cloud::{PROFILES, Profile},
-    controller::Cluster,
+    cloud::{PROFILES, Profile, label::Cluster},
     volume::NodeId,
 };
-
-/// A CSI driver that maps Kubernetes volumes onto cloud block storage.
-#[derive(Debug, Parser)]
-#[command(
-    version,
-    after_help = "Every flag has an environment variable: --api-url is CSI_API_URL.\n\
-    Exit codes: 0 ended in order, 64 the configuration has to be changed, 1 anything else."
-)]
-struct Cli {
-    #[command(subcommand)]
-    service: Service,
-}
-
-#[derive(Debug, Subcommand)]
-enum Service {
-    /// Serve Identity and Controller: creates, attaches, grows and deletes volumes through the cloud's API
-    Controller {
-        #[command(flatten)]
-        common: CommonFlags,
-        #[command(flatten)]
-        controller: ControllerFlags,
-    },
-    /// Serve Identity and Node on a worker: formats, mounts and grows the disks; needs no token
-    Node {
-        #[command(flatten)]
-        common: CommonFlags,
-        #[command(flatten)]
-        node: NodeFlags,
-    },
-    /// Serve everything in one process: for csi-sanity and for a single machine
-    All {
-        #[command(flatten)]
-        common: CommonFlags,
-        #[command(flatten)]
-        controller: ControllerFlags,
-        #[command(flatten)]
-        node: NodeFlags,
-    },
-}
-
-#[derive(Debug, Args)]
-struct CommonFlags {
-    /// Where gRPC listens: unix:///path, or a path
-    #[arg(long, env = "CSI_ENDPOINT", default_value = "unix:///csi/csi.sock")]
-    endpoint: String,
-    /// Which cloud
-    #[arg(long, env = "CSI_CLOUD", default_value = "vultr")]
-    cloud: String,
-    /// The name told to Kubernetes [default: the cloud's official one, block.csi.vultr.com]
-    #[arg(long, env = "CSI_DRIVER_NAME")]
-    driver_name: Option<String>,
-    /// The instance's metadata service: scheme and host
-    #[arg(long, env = "CSI_METADATA_URL", default_value = "http://169.254.169.254")]
-    metadata_url: String,
-    /// The region, such as EWR [default: what the metadata service says]
-    #[arg(long, env = "CSI_REGION")]
-    region: Option<String>,
-    /// Serve /metrics, /healthz and /readyz here, such as 0.0.0.0:9808 [default: off]
-    #[arg(long, env = "CSI_METRICS_ADDR")]
-    metrics_addr: Option<String>,
-    /// How log lines look [default: text on a terminal, else json]
-    #[arg(long, env = "CSI_LOG_FORMAT")]
-    log_format: Option<LogFormat>,
-    /// What is logged: error, warn, info, debug, trace, or directives such as info,cloud_block_csi=debug
-    #[arg(long, env = "CSI_LOG_LEVEL", default_value = "info")]
-    log_level: String,
-}
-
-#[derive(Debug, Args)]
-struct ControllerFlags {
-    /// The file that holds the API token; it is followed when it rotates
-    #[arg(long, env = "CSI_TOKEN_FILE")]
-    token_file: Option<PathBuf>,
-    /// The cloud's API: scheme and host, no path [default: the cloud's public one]
-    #[arg(long, env = "CSI_API_URL")]
-    api_url: Option<String>,
-    /// How many requests a second are made at most; the account's limit (30) is shared with its other clients
-    #[arg(long, env = "CSI_REQUESTS_PER_SECOND", default_value = "20")]
-    requests_per_second: u32,
-    /// A name for this cluster, written on snapshots and shared file systems, so that several clusters of one account
-    /// tell theirs apart: lower-case letters, digits, dots and dashes [default: none]
-    #[arg(long, env = "CSI_CLUSTER_ID", default_value = "")]
-    cluster_id: String,
-}
-
-#[derive(Debug, Args)]
-struct NodeFlags {
-    /// The instance's id in the cloud's API [default: what the metadata service says]
-    #[arg(long, env = "CSI_NODE_ID")]
-    node_id: Option<String>,
-    /// Where by-id links are looked for; they are hints, never proof
-    #[arg(long, env = "CSI_DEVICE_DIR", default_value = "/dev/disk/by-id")]
-    device_dir: PathBuf,
-    /// Where class/block/*/{serial,dev,size} are read
-    #[arg(long, env = "CSI_SYSFS_DIR", default_value = "/sys")]
-    sysfs_dir: PathBuf,
-    /// The node's own small records; must survive a restart of the driver [default: a folder next to the socket]
-    #[arg(long, env = "CSI_STATE_DIR")]
-    state_dir: Option<PathBuf>,
-    /// The kubelet's directory, such as /var/lib/kubelet: then only what is below it is mounted on, and links in it are
-    /// not followed [default: any path is taken]
-    #[arg(long, env = "CSI_KUBELET_DIR")]
-    kubelet_dir: Option<PathBuf>,
-    /// Slots of an instance that are not the driver's
-    #[arg(long, env = "CSI_RESERVED_VOLUMES", default_value = "0")]
-    reserved_volumes: u32,
-    /// A ceiling on the number of volumes [default: computed]
-    #[arg(long, env = "CSI_MAX_VOLUMES_PER_NODE")]
-    max_volumes_per_node: Option<u32>,
-}
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -132,6 +28,28 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
+}
+
+/// What the process is to do.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Serve.
+    Serve(Box<Config>),
+    /// Report, and end.
+    Orphans(OrphansConfig),
+}
+
+/// What the report of orphans needs.
+#[derive(Debug, Clone)]
+pub struct OrphansConfig {
+    /// The cloud.
+    pub profile: &'static Profile,
+    /// The account.
+    pub account: ControllerConfig,
+    /// What the names of the cluster's volumes begin with.
+    pub volume_name_prefix: String,
+    /// Where the ids are that the cluster knows; `-` is standard input.
+    pub in_use: PathBuf,
 }
 
 /// A configuration that has been checked.
@@ -219,25 +137,20 @@ impl fmt::Display for Config {
 ///
 /// # Errors
 /// All mistakes, a line each, in words for the operator.
-pub fn parse() -> Result<Config, String> {
+pub fn parse() -> Result<Command, String> {
     let cli = Cli::try_parse().map_err(|error| if error.use_stderr() { error.to_string() } else { error.exit() })?;
     resolve(cli.service)
 }
 
-fn resolve(service: Service) -> Result<Config, String> {
-    let (common, controller, node) = match service {
-        Service::Controller { common, controller } => (common, Some(controller), None),
+fn resolve(service: Service) -> Result<Command, String> {
+    let (common, account, node) = match service {
+        Service::Orphans { account, orphans } => return resolve_orphans(account, orphans).map(Command::Orphans),
+        Service::Controller { common, account } => (common, Some(account), None),
         Service::Node { common, node } => (common, None, Some(node)),
-        Service::All { common, controller, node } => (common, Some(controller), Some(node)),
+        Service::All { common, account, node } => (common, Some(account), Some(node)),
     };
     let mut mistakes = Mistakes(Vec::new());
-    let profile = PROFILES.iter().find(|profile| profile.name == common.cloud).copied();
-    if profile.is_none() {
-        let names: Vec<_> = PROFILES.iter().map(|profile| profile.name).collect();
-        mistakes.add("--cloud", &format!("'{}' is not known; the clouds are: {}", common.cloud, names.join(", ")));
-    }
-    // The other mistakes are told too, as far as any cloud's facts can tell them.
-    let profile = profile.unwrap_or(PROFILES[0]);
+    let profile = profile_named(&common.cloud, &mut mistakes);
     let endpoint = mistakes.unless(socket_path(&common.endpoint)).unwrap_or_default();
     let driver_name = given(common.driver_name).unwrap_or_else(|| profile.driver_name.to_owned());
     if !is_driver_name(&driver_name) {
@@ -257,12 +170,12 @@ fn resolve(service: Service) -> Result<Config, String> {
     let log_format = common
         .log_format
         .unwrap_or_else(|| if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
-    let controller = controller.map(|flags| flags.resolve(profile, &mut mistakes));
+    let controller = account.map(|flags| flags.resolve(profile, &mut mistakes));
     let node = node.map(|flags| flags.resolve(profile, &endpoint, &mut mistakes));
     if !mistakes.0.is_empty() {
         return Err(mistakes.0.join("\n"));
     }
-    Ok(Config {
+    Ok(Command::Serve(Box::new(Config {
         endpoint,
         profile,
         driver_name,
@@ -273,10 +186,34 @@ fn resolve(service: Service) -> Result<Config, String> {
         log_level: common.log_level,
         controller,
         node,
+    })))
+}
+
+/// The cloud of this name. The other mistakes are told too, as far as any cloud's facts can tell them.
+fn profile_named(name: &str, mistakes: &mut Mistakes) -> &'static Profile {
+    let profile = PROFILES.iter().find(|profile| profile.name == name).copied();
+    profile.unwrap_or_else(|| {
+        let names: Vec<_> = PROFILES.iter().map(|profile| profile.name).collect();
+        mistakes.add("--cloud", &format!("'{name}' is not known; the clouds are: {}", names.join(", ")));
+        PROFILES[0]
     })
 }
 
-impl ControllerFlags {
+fn resolve_orphans(account: AccountFlags, flags: OrphansFlags) -> Result<OrphansConfig, String> {
+    let mut mistakes = Mistakes(Vec::new());
+    let profile = profile_named(&flags.cloud, &mut mistakes);
+    let account = account.resolve(profile, &mut mistakes);
+    if flags.volume_name_prefix.is_empty() {
+        mistakes.add("--volume-name-prefix", "give what the provisioner puts before its names, such as pvc");
+    }
+    if !mistakes.0.is_empty() {
+        return Err(mistakes.0.join("\n"));
+    }
+    let OrphansFlags { volume_name_prefix, in_use, .. } = flags;
+    Ok(OrphansConfig { profile, account, volume_name_prefix, in_use })
+}
+
+impl AccountFlags {
     fn resolve(self, profile: &Profile, mistakes: &mut Mistakes) -> ControllerConfig {
         if self.token_file.is_none() {
             mistakes.add("--token-file", "give the file that holds the cloud's API token");
@@ -288,10 +225,11 @@ impl ControllerFlags {
             mistakes
                 .add("--requests-per-second", &format!("give a number from 1 to {most}, below the account's limit"));
         }
-        let cluster = Cluster::parse(&self.cluster_id);
+        let cluster_id = given(self.cluster_id).unwrap_or_default();
+        let cluster = Cluster::parse(&cluster_id);
         if cluster.is_none() {
             let rule = "lower-case letters, digits, dots and dashes, 63 at most";
-            mistakes.add("--cluster-id", &format!("'{}' is not a name of a cluster ({rule})", self.cluster_id));
+            mistakes.add("--cluster-id", &format!("'{cluster_id}' is not a name of a cluster ({rule})"));
         }
         ControllerConfig {
             cluster: cluster.unwrap_or_default(),
@@ -331,62 +269,16 @@ impl NodeFlags {
     }
 }
 
-/// A variable that is set to nothing, as templates leave them, is not given.
-fn given(value: Option<String>) -> Option<String> {
-    value.filter(|value| !value.is_empty())
-}
-
-struct Mistakes(Vec<String>);
-
-impl Mistakes {
-    fn add(&mut self, flag: &str, problem: &str) {
-        self.0.push(format!("{flag}: {problem}"));
-    }
-
-    fn unless<T>(&mut self, parsed: Result<T, String>) -> Option<T> {
-        parsed.map_err(|mistake| self.0.push(mistake)).ok()
-    }
-}
-
-fn socket_path(endpoint: &str) -> Result<PathBuf, String> {
-    let path = endpoint.strip_prefix("unix://").or_else(|| endpoint.strip_prefix("unix:")).unwrap_or(endpoint);
-    // sockaddr_un holds 108 bytes with the final NUL.
-    if path.starts_with('/') && !path.ends_with('/') && path.len() < 108 {
-        return Ok(PathBuf::from(path));
-    }
-    Err(format!("--endpoint: '{endpoint}' is not the address of a unix socket; give unix:///path (107 bytes at most)"))
-}
-
-/// Scheme and host only: a path, a query or a user in it is a mistake that would send the token astray.
-fn base_url(flag: &str, url: &str) -> Result<(), String> {
-    let parsed = split_scheme(url).filter(|(scheme, rest)| {
-        matches!(*scheme, "http" | "https")
-            && !rest.is_empty()
-            && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
-    });
-    parsed.map(drop).ok_or_else(|| format!("{flag}: '{url}' is not scheme and host, such as https://api.example.com"))
-}
-
-fn split_scheme(url: &str) -> Option<(&str, &str)> {
-    url.trim_end_matches('/').split_once("://")
-}
-
-/// CSI 1.13, `GetPluginInfoResponse.name`.
-fn is_driver_name(name: &str) -> bool {
-    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-    name.len() <= 63
-        && edge(name.as_bytes().first())
-        && edge(name.as_bytes().last())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn config(arguments: &[&str]) -> Result<Config, String> {
         let line = ["cloud-block-csi"].iter().chain(arguments);
-        resolve(Cli::try_parse_from(line).map_err(|error| error.to_string())?.service)
+        match resolve(Cli::try_parse_from(line).map_err(|error| error.to_string())?.service)? {
+            Command::Serve(config) => Ok(*config),
+            Command::Orphans(_) => panic!("that serves nothing"),
+        }
     }
 
     #[test]

@@ -36,9 +36,11 @@ pub use list::{Shown, VolumeList};
 pub use region::HomeRegion;
 pub use snapshot::{Restorable, SnapshotList};
 
+pub use crate::cloud::label::Cluster;
+
 use self::{list::LastShares, once::Things, region::Offers, share::KnownAttachments, sources::Sources};
 use crate::{
-    cloud::{Attachment, Cloud, CloudError, Share, Snapshot, Volume, VolumeType, label, queue::Queues},
+    cloud::{Attachment, Cloud, CloudError, Share, Snapshot, Volume, VolumeType, queue::Queues},
     error::Error,
     operations::Operations,
     progress::Progress,
@@ -83,35 +85,6 @@ impl fmt::Display for Operation {
             Self::Snapshot { source, .. } => write!(f, "a snapshot of volume {source}"),
             Self::Sweep => f.write_str("the end of a clone that was given up"),
         }
-    }
-}
-
-/// The cluster that the driver works for, as it is written on what can be written on.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Cluster(String);
-
-impl Cluster {
-    /// What its tag begins with.
-    const TAG: &'static str = "csi-cluster:";
-
-    /// A cluster of this name; `None` if no cluster can have it. The empty name is that of a cluster without one.
-    pub fn parse(name: &str) -> Option<Self> {
-        label::is_cluster(name).then(|| Self(name.to_owned()))
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.0
-    }
-
-    /// What is written on things that have tags.
-    fn tags(&self) -> Vec<String> {
-        if self.0.is_empty() { Vec::new() } else { vec![format!("{}{}", Self::TAG, self.0)] }
-    }
-
-    /// Whether what has these tags is this cluster's.
-    pub fn owns(&self, tags: &[String]) -> bool {
-        tags.iter().find_map(|tag| tag.strip_prefix(Self::TAG)).unwrap_or_default() == self.0
     }
 }
 

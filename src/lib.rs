@@ -3,6 +3,7 @@
 //! The map, in the order in which a request comes by; imports point one way only, down this list:
 //!
 //! - [`config`] flags and environment become a checked configuration; [`run`] builds everything from it
+//! - [`orphans`] the report of what belongs to nobody, for operators
 //! - [`server`] the gRPC socket and its drain; [`admin`] `/metrics`, `/healthz` and `/readyz`
 //! - [`telemetry`] and [`metrics`] what operators see
 //! - [`rpc`] protobuf in, protobuf out: the only place that knows [`csi`]
@@ -21,6 +22,7 @@ pub mod error;
 pub mod metrics;
 pub mod node;
 pub mod operations;
+pub mod orphans;
 pub mod progress;
 pub mod rpc;
 pub mod server;

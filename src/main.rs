@@ -2,20 +2,28 @@
 
 use std::process::ExitCode;
 
-use cloud_block_csi::{RunError, config, run, server, telemetry};
+use cloud_block_csi::{
+    RunError,
+    config::{self, Command},
+    orphans, run, server, telemetry,
+};
 
 /// `EX_USAGE` of sysexits.h: the configuration has to be changed.
 const BAD_CONFIGURATION: u8 = 64;
 
 fn main() -> ExitCode {
-    let config = match config::parse() {
-        Ok(config) => config,
+    let command = match config::parse() {
+        Ok(command) => command,
         Err(mistakes) => {
             eprintln!("{mistakes}");
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    if let Err(mistake) = telemetry::start(config.log_format, &config.log_level) {
+    let (log_format, log_level) = match &command {
+        Command::Serve(config) => (config.log_format, config.log_level.as_str()),
+        Command::Orphans(_) => (config::LogFormat::Text, "warn"),
+    };
+    if let Err(mistake) = telemetry::start(log_format, log_level) {
         eprintln!("{mistake}");
         return ExitCode::from(BAD_CONFIGURATION);
     }
@@ -23,7 +31,12 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let ended = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(async { run(config, server::stop_signal()?).await });
+            let ended = runtime.block_on(async {
+                match command {
+                    Command::Serve(config) => run(*config, server::stop_signal()?).await,
+                    Command::Orphans(config) => orphans::report(config).await,
+                }
+            });
             // A thread that hangs in a system call on a dead disk is not waited for.
             runtime.shutdown_background();
             ended

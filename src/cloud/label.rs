@@ -1,4 +1,4 @@
-//! What the driver writes on a snapshot.
+//! What the driver writes on things, to know them again: on a snapshot its label, on what has tags its cluster.
 //!
 //! A snapshot of a cloud like Vultr has no name, no region and no owner of its own, and may outlive its volume, so its
 //! description holds them, in one form that is read strictly:
@@ -76,8 +76,37 @@ impl fmt::Display for Label<'_> {
     }
 }
 
+/// The cluster that the driver works for, as it is written on what can be written on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cluster(String);
+
+impl Cluster {
+    /// What its tag begins with.
+    const TAG: &'static str = "csi-cluster:";
+
+    /// A cluster of this name; `None` if no cluster can have it. The empty name is that of a cluster without one.
+    pub fn parse(name: &str) -> Option<Self> {
+        is_cluster(name).then(|| Self(name.to_owned()))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// What is written on things that have tags.
+    pub fn tags(&self) -> Vec<String> {
+        if self.0.is_empty() { Vec::new() } else { vec![format!("{}{}", Self::TAG, self.0)] }
+    }
+
+    /// Whether what has these tags is this cluster's.
+    pub fn owns(&self, tags: &[String]) -> bool {
+        tags.iter().find_map(|tag| tag.strip_prefix(Self::TAG)).unwrap_or_default() == self.0
+    }
+}
+
 /// Whether a cluster can have this name, the empty one among them.
-pub fn is_cluster(name: &str) -> bool {
+fn is_cluster(name: &str) -> bool {
     name.len() <= 63 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
 }
 
@@ -95,6 +124,23 @@ mod tests {
                 assert_eq!(Label::key(&text), Some(purpose.key(name).as_str()));
             }
         }
+    }
+
+    #[test]
+    fn a_cluster_owns_what_has_its_tag_and_one_without_a_name_what_has_none() {
+        let tags = |tags: &[&str]| tags.iter().map(|tag| (*tag).to_owned()).collect::<Vec<_>>();
+        let (prod, nameless) = (Cluster::parse("prod").unwrap(), Cluster::default());
+        assert_eq!(prod.tags(), ["csi-cluster:prod"]);
+        for (of, has, owns) in [
+            (&prod, &["web", "csi-cluster:prod"][..], true),
+            (&prod, &["csi-cluster:test"], false),
+            (&prod, &["web"], false),
+            (&nameless, &["web"], true),
+            (&nameless, &["csi-cluster:prod"], false),
+        ] {
+            assert_eq!(of.owns(&tags(has)), owns, "{of:?} {has:?}");
+        }
+        assert_eq!(Cluster::parse("Prod"), None);
     }
 
     #[test]

@@ -12,5 +12,6 @@ mod killed_inside;
 mod many;
 mod memory;
 mod node;
+mod orphans;
 mod rooms;
 mod shown;

@@ -1,0 +1,53 @@
+//! What single values of the configuration have to look like.
+
+use std::path::PathBuf;
+
+/// A variable that is set to nothing, as templates leave them, is not given.
+pub(super) fn given(value: Option<String>) -> Option<String> {
+    value.filter(|value| !value.is_empty())
+}
+
+/// The mistakes found so far.
+pub(super) struct Mistakes(pub(super) Vec<String>);
+
+impl Mistakes {
+    pub(super) fn add(&mut self, flag: &str, problem: &str) {
+        self.0.push(format!("{flag}: {problem}"));
+    }
+
+    pub(super) fn unless<T>(&mut self, parsed: Result<T, String>) -> Option<T> {
+        parsed.map_err(|mistake| self.0.push(mistake)).ok()
+    }
+}
+
+pub(super) fn socket_path(endpoint: &str) -> Result<PathBuf, String> {
+    let path = endpoint.strip_prefix("unix://").or_else(|| endpoint.strip_prefix("unix:")).unwrap_or(endpoint);
+    // sockaddr_un holds 108 bytes with the final NUL.
+    if path.starts_with('/') && !path.ends_with('/') && path.len() < 108 {
+        return Ok(PathBuf::from(path));
+    }
+    Err(format!("--endpoint: '{endpoint}' is not the address of a unix socket; give unix:///path (107 bytes at most)"))
+}
+
+/// Scheme and host only: a path, a query or a user in it is a mistake that would send the token astray.
+pub(super) fn base_url(flag: &str, url: &str) -> Result<(), String> {
+    let parsed = split_scheme(url).filter(|(scheme, rest)| {
+        matches!(*scheme, "http" | "https")
+            && !rest.is_empty()
+            && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
+    });
+    parsed.map(drop).ok_or_else(|| format!("{flag}: '{url}' is not scheme and host, such as https://api.example.com"))
+}
+
+fn split_scheme(url: &str) -> Option<(&str, &str)> {
+    url.trim_end_matches('/').split_once("://")
+}
+
+/// CSI 1.13, `GetPluginInfoResponse.name`.
+pub(super) fn is_driver_name(name: &str) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    name.len() <= 63
+        && edge(name.as_bytes().first())
+        && edge(name.as_bytes().last())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-')
+}

@@ -1,0 +1,143 @@
+//! The flags as they are typed, each with its environment variable.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::LogFormat;
+
+const ORPHANS: &str = "What the cluster knows comes from kubectl:\n\n  \
+    (kubectl get pv -o jsonpath='{range .items[*]}{.spec.csi.volumeHandle}{\"\\n\"}{end}'\n   \
+    kubectl get volumesnapshotcontent -o jsonpath='{range .items[*]}{.status.snapshotHandle}{\"\\n\"}{end}') |\n  \
+    cloud-block-csi orphans --token-file token --in-use -";
+
+/// A CSI driver that maps Kubernetes volumes onto cloud block storage.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Every flag has an environment variable: --api-url is CSI_API_URL.\n\
+    Exit codes: 0 ended in order, 64 the configuration has to be changed, 1 anything else."
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) service: Service,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Service {
+    /// Serve Identity and Controller: creates, attaches, grows and deletes volumes through the cloud's API
+    Controller {
+        #[command(flatten)]
+        common: CommonFlags,
+        #[command(flatten)]
+        account: AccountFlags,
+    },
+    /// Serve Identity and Node on a worker: formats, mounts and grows the disks; needs no token
+    Node {
+        #[command(flatten)]
+        common: CommonFlags,
+        #[command(flatten)]
+        node: NodeFlags,
+    },
+    /// Tell which volumes and snapshots of the account no longer belong to anyone; changes nothing
+    #[command(after_help = ORPHANS)]
+    Orphans {
+        #[command(flatten)]
+        account: AccountFlags,
+        #[command(flatten)]
+        orphans: OrphansFlags,
+    },
+    /// Serve everything in one process: for csi-sanity and for a single machine
+    All {
+        #[command(flatten)]
+        common: CommonFlags,
+        #[command(flatten)]
+        account: AccountFlags,
+        #[command(flatten)]
+        node: NodeFlags,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CommonFlags {
+    /// Where gRPC listens: unix:///path, or a path
+    #[arg(long, env = "CSI_ENDPOINT", default_value = "unix:///csi/csi.sock")]
+    pub(super) endpoint: String,
+    /// Which cloud
+    #[arg(long, env = "CSI_CLOUD", default_value = "vultr")]
+    pub(super) cloud: String,
+    /// The name told to Kubernetes [default: the cloud's official one, block.csi.vultr.com]
+    #[arg(long, env = "CSI_DRIVER_NAME")]
+    pub(super) driver_name: Option<String>,
+    /// The instance's metadata service: scheme and host
+    #[arg(long, env = "CSI_METADATA_URL", default_value = "http://169.254.169.254")]
+    pub(super) metadata_url: String,
+    /// The region, such as EWR [default: what the metadata service says]
+    #[arg(long, env = "CSI_REGION")]
+    pub(super) region: Option<String>,
+    /// Serve /metrics, /healthz and /readyz here, such as 0.0.0.0:9808 [default: off]
+    #[arg(long, env = "CSI_METRICS_ADDR")]
+    pub(super) metrics_addr: Option<String>,
+    /// How log lines look [default: text on a terminal, else json]
+    #[arg(long, env = "CSI_LOG_FORMAT")]
+    pub(super) log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug, trace, or directives such as info,cloud_block_csi=debug
+    #[arg(long, env = "CSI_LOG_LEVEL", default_value = "info")]
+    pub(super) log_level: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AccountFlags {
+    /// The file that holds the API token; it is followed when it rotates
+    #[arg(long, env = "CSI_TOKEN_FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// The cloud's API: scheme and host, no path [default: the cloud's public one]
+    #[arg(long, env = "CSI_API_URL")]
+    pub(super) api_url: Option<String>,
+    /// How many requests a second are made at most; the account's limit (30) is shared with its other clients
+    #[arg(long, env = "CSI_REQUESTS_PER_SECOND", default_value = "20")]
+    pub(super) requests_per_second: u32,
+    /// A name for this cluster, written on snapshots and shared file systems, so that several clusters of one account
+    /// tell theirs apart: lower-case letters, digits, dots and dashes [default: none]
+    #[arg(long, env = "CSI_CLUSTER_ID")]
+    pub(super) cluster_id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OrphansFlags {
+    /// Which cloud
+    #[arg(long, env = "CSI_CLOUD", default_value = "vultr")]
+    pub(super) cloud: String,
+    /// What the names of the cluster's volumes begin with: the provisioner's --volume-name-prefix
+    #[arg(long, env = "CSI_VOLUME_NAME_PREFIX", default_value = "pvc")]
+    pub(super) volume_name_prefix: String,
+    /// A file with the ids of the volumes and snapshots that the cluster knows, one a line; - for standard input
+    #[arg(long, env = "CSI_IN_USE")]
+    pub(super) in_use: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NodeFlags {
+    /// The instance's id in the cloud's API [default: what the metadata service says]
+    #[arg(long, env = "CSI_NODE_ID")]
+    pub(super) node_id: Option<String>,
+    /// Where by-id links are looked for; they are hints, never proof
+    #[arg(long, env = "CSI_DEVICE_DIR", default_value = "/dev/disk/by-id")]
+    pub(super) device_dir: PathBuf,
+    /// Where class/block/*/{serial,dev,size} are read
+    #[arg(long, env = "CSI_SYSFS_DIR", default_value = "/sys")]
+    pub(super) sysfs_dir: PathBuf,
+    /// The node's own small records; must survive a restart of the driver [default: a folder next to the socket]
+    #[arg(long, env = "CSI_STATE_DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+    /// The kubelet's directory, such as /var/lib/kubelet: then only what is below it is mounted on, and links in it are
+    /// not followed [default: any path is taken]
+    #[arg(long, env = "CSI_KUBELET_DIR")]
+    pub(super) kubelet_dir: Option<PathBuf>,
+    /// Slots of an instance that are not the driver's
+    #[arg(long, env = "CSI_RESERVED_VOLUMES", default_value = "0")]
+    pub(super) reserved_volumes: u32,
+    /// A ceiling on the number of volumes [default: computed]
+    #[arg(long, env = "CSI_MAX_VOLUMES_PER_NODE")]
+    pub(super) max_volumes_per_node: Option<u32>,
+}
