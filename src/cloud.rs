@@ -128,6 +128,17 @@ pub struct InstanceIdentity {
     pub region: String,
 }
 
+/// How an instance stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstanceState {
+    /// There is no such instance.
+    Gone,
+    /// It can be changed.
+    Idle,
+    /// Something is being changed about it: a volume may be on its way to it, or off it.
+    Locked,
+}
+
 /// The API of a cloud: one method, one request (and what it takes to have that request answered: a turn in the token
 /// bucket, and for reads a few tries).
 #[async_trait::async_trait]
@@ -157,8 +168,8 @@ pub trait Cloud: Send + Sync + 'static {
     /// to know that `node` does.
     async fn detach_volume(&self, id: &VolumeId, node: &NodeId) -> Result<(), CloudError>;
 
-    /// Whether there is such an instance.
-    async fn instance_exists(&self, id: &NodeId) -> Result<bool, CloudError>;
+    /// Whether there is such an instance, and whether something is being changed about it.
+    async fn instance(&self, id: &NodeId) -> Result<InstanceState, CloudError>;
 
     /// All regions.
     async fn regions(&self) -> Result<Vec<Region>, CloudError>;

@@ -20,7 +20,7 @@ mod snapshot;
 mod sources;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex},
     time::Duration,
@@ -133,6 +133,9 @@ struct Inner {
     /// Volumes that an attach has gone out for whose end nobody has seen, and when: that such a volume is on no instance
     /// proves nothing yet.
     attaching: Mutex<HashMap<VolumeId, Instant>>,
+    /// Volumes that this process knows, from soon after its start, to be on no instance unless it attaches them itself:
+    /// it made them or saw them come off.
+    free_since_start: Mutex<HashSet<VolumeId>>,
     /// When each volume was last changed by us, for clouds that want a pause between changes.
     changed: Mutex<HashMap<VolumeId, Instant>>,
     known_attachments: KnownAttachments,
@@ -159,6 +162,7 @@ impl Controller {
             sources: Sources::default(),
             begun: Instant::now(),
             attaching: Mutex::default(),
+            free_since_start: Mutex::default(),
             changed: Mutex::default(),
             known_attachments: KnownAttachments::default(),
             last_shares: LastShares::default(),

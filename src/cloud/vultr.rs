@@ -10,8 +10,8 @@ mod wire;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Account, Attachment, Change, Cloud, CloudError, NewVolume, Page, Profile, Region, Shares, Snapshots, Volume,
-    VolumeType, http::Http, transport::Transport,
+    Account, Attachment, Change, Cloud, CloudError, InstanceState, NewVolume, Page, Profile, Region, Shares, Snapshots,
+    Volume, VolumeType, http::Http, transport::Transport,
 };
 use crate::{
     error::Error,
@@ -105,8 +105,8 @@ impl Cloud for Vultr {
         block::detach(&self.http, id).await
     }
 
-    async fn instance_exists(&self, id: &NodeId) -> Result<bool, CloudError> {
-        instance::exists(&self.http, id).await
+    async fn instance(&self, id: &NodeId) -> Result<InstanceState, CloudError> {
+        instance::get(&self.http, id).await
     }
 
     async fn regions(&self) -> Result<Vec<Region>, CloudError> {

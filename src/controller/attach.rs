@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use super::{Inner, Pauses, SETTLING, SETTLING_SLOW, ours, settling};
 use crate::{
     cloud::{
-        CloudError, Volume, VolumeState,
+        CloudError, InstanceState, Volume, VolumeState,
         queue::{self, Turn},
         watch::Awaited,
     },
@@ -151,9 +151,9 @@ impl Inner {
 
     /// The error for an attach that was refused though the volume is there and unattached, if its reason is to be seen.
     async fn why_not_attached(&self, id: &VolumeId, node: &NodeId, cause: &CloudError) -> Option<Error> {
-        match self.cloud.instance_exists(node).await {
-            Ok(false) => return Some(Error::NodeNotFound(node.to_string())),
-            Ok(true) => {}
+        match self.cloud.instance(node).await {
+            Ok(InstanceState::Gone) => return Some(Error::NodeNotFound(node.to_string())),
+            Ok(InstanceState::Idle | InstanceState::Locked) => {}
             Err(cause) => return Some(Error::Cloud { doing: format!("attaching volume {id} to {node}"), cause }),
         }
         let most = self.cloud.profile().attachments_per_instance as usize;
@@ -183,7 +183,15 @@ impl Inner {
             };
             let node = match (&volume.attached_to, from) {
                 (None, _) => match self.proves_detached(id, read) {
+                    None if self.may_be_coming(from).await? => {
+                        if !pauses.wait().await {
+                            let problem = format!("volume {id} is on no instance, but may be on its way to one");
+                            return Err(Error::NotYet(problem));
+                        }
+                        continue;
+                    }
                     None => {
+                        self.is_free(id);
                         self.progress.end(id, Part::Place);
                         return Ok(());
                     }
@@ -215,6 +223,7 @@ impl Inner {
                     });
                     match holding(turn, off).await {
                         Ok(()) => {
+                            self.is_free(id);
                             self.settled(id);
                             info!(volume = %id, %node, "detached");
                             return Ok(());
@@ -256,6 +265,22 @@ impl Inner {
         self.progress.end(id, Part::Place);
     }
 
+    /// Notes that nothing of an earlier process can still bring a volume to an instance.
+    pub(super) fn is_free(&self, id: &VolumeId) {
+        if self.begun.elapsed() <= SETTLING_SLOW {
+            self.free_since_start.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        }
+    }
+
+    /// From when on a read that shows a volume on no instance proves that no earlier process brings it to one.
+    pub(super) fn free_from(&self, id: &VolumeId) -> Instant {
+        let mut free = self.free_since_start.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.begun.elapsed() > SETTLING_SLOW {
+            free.clear();
+        }
+        if free.contains(id) { self.begun } else { self.begun + SETTLING_SLOW }
+    }
+
     fn attaching(&self) -> MutexGuard<'_, HashMap<VolumeId, Instant>> {
         self.attaching.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -270,6 +295,19 @@ impl Inner {
             return None;
         }
         Some(settled)
+    }
+
+    /// Whether an attach that an earlier process asked for may still be carried out: the cloud has taken it, the volume
+    /// is not there yet, and the instance is locked for it.
+    async fn may_be_coming(&self, node: Option<&NodeId>) -> Result<bool, Error> {
+        if self.begun.elapsed() > Awaited::Attached.deadline() {
+            return Ok(false);
+        }
+        let Some(node) = node else { return Ok(self.begun.elapsed() <= SETTLING_SLOW) };
+        match self.cloud.instance(node).await {
+            Ok(state) => Ok(state == InstanceState::Locked),
+            Err(cause) => Err(Error::Cloud { doing: format!("reading instance {node}"), cause }),
+        }
     }
 
     /// Whether the volume is no longer on `node`, by a read that begins now.

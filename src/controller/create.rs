@@ -163,12 +163,14 @@ impl Inner {
         };
         let snapshot = material.map(|material| material.snapshot);
         let new = NewVolume { name: wanted.name.clone(), size, volume_type: wanted.volume_type, region, snapshot };
-        self.cloud.create_volume(&new).await.map_err(|cause| {
+        let made = self.cloud.create_volume(&new).await.map_err(|cause| {
             NotMade::Cloud(match cause {
                 CloudError::Exhausted(text) => CloudError::Exhausted(format!("region {}: {text}", new.region)),
                 cause => cause,
             })
-        })
+        })?;
+        self.is_free(&made.id);
+        Ok(made)
     }
 
     /// The snapshot, if a volume can be made of it.

@@ -4,7 +4,11 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Inner, Pauses, ours};
-use crate::{cloud::CloudError, error::Error, volume::VolumeId};
+use crate::{
+    cloud::{CloudError, InstanceState},
+    error::Error,
+    volume::VolumeId,
+};
 
 /// How often a delete that is refused is tried again.
 const REFUSALS_TRIED: u32 = 4;
@@ -25,12 +29,12 @@ impl Inner {
             ours(&volume)?;
             if let Some(node) = &volume.attached_to {
                 // Vultr leaves a deleted instance's volumes behind; such an attachment is nobody's.
-                match self.cloud.instance_exists(node).await {
-                    Ok(false) => {
+                match self.cloud.instance(node).await {
+                    Ok(InstanceState::Gone) => {
                         self.detach(id, Some(node)).await?;
                         continue;
                     }
-                    Ok(true) => {
+                    Ok(InstanceState::Idle | InstanceState::Locked) => {
                         return Err(Error::Precondition(format!(
                             "volume {id} is attached to {node}; it has to be unpublished there before it is deleted"
                         )));
@@ -39,7 +43,8 @@ impl Inner {
                 }
             }
             // What an earlier process, or an attach that nobody saw the end of, may still bring about comes first.
-            if let Some(when) = self.proves_detached(id, read) {
+            let free = self.free_from(id);
+            if let Some(when) = self.proves_detached(id, read).or((read < free).then_some(free)) {
                 tokio::time::sleep_until(when).await;
                 continue;
             }

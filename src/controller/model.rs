@@ -10,7 +10,10 @@ use tokio::time::Instant;
 
 use super::{Cluster, Controller, HomeRegion, Setting};
 use crate::{
-    cloud::{Change, Cloud, CloudError, NewVolume, Origin, Page, Profile, Region, Volume, VolumeState, vultr::PROFILE},
+    cloud::{
+        Change, Cloud, CloudError, InstanceState, NewVolume, Origin, Page, Profile, Region, Volume, VolumeState,
+        vultr::PROFILE,
+    },
     progress::Progress,
     volume::{Gib, IdForm, NodeId, VolumeId},
 };
@@ -274,8 +277,18 @@ impl Cloud for Model {
         .await
     }
 
-    async fn instance_exists(&self, id: &NodeId) -> Result<bool, CloudError> {
-        self.change("instance", |state| Ok(!state.gone_instances.contains(id))).await
+    async fn instance(&self, id: &NodeId) -> Result<InstanceState, CloudError> {
+        self.change("instance", |state| {
+            let locked = state.locked.get(id).is_some_and(|until| *until > Instant::now());
+            Ok(if state.gone_instances.contains(id) {
+                InstanceState::Gone
+            } else if locked {
+                InstanceState::Locked
+            } else {
+                InstanceState::Idle
+            })
+        })
+        .await
     }
 
     async fn regions(&self) -> Result<Vec<Region>, CloudError> {

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::{Inner, Pauses, size_for};
 use crate::{
-    cloud::{Attachment, CloudError, Share, ShareAttachment, Shares, watch::Awaited},
+    cloud::{Attachment, CloudError, InstanceState, Share, ShareAttachment, Shares, watch::Awaited},
     error::Error,
     volume::{NodeId, VolumeId},
 };
@@ -82,7 +82,7 @@ impl Inner {
                 }
                 // Perhaps because it is attached by now, by a request whose answer was lost: a read tells.
                 Err(cause @ CloudError::Refused { .. }) => {
-                    if self.cloud.instance_exists(node).await.is_ok_and(|exists| !exists) {
+                    if self.cloud.instance(node).await == Ok(InstanceState::Gone) {
                         return Err(Error::NodeNotFound(node.to_string()));
                     }
                     if pauses.tried() >= 2 || !pauses.wait().await {
@@ -98,9 +98,9 @@ impl Inner {
     async fn why_share_not_attached(&self, id: &VolumeId, node: &NodeId) -> Error {
         match self.read_share(id).await {
             Err(error) => error,
-            Ok(_) => match self.cloud.instance_exists(node).await {
-                Ok(false) => Error::NodeNotFound(node.to_string()),
-                Ok(true) => {
+            Ok(_) => match self.cloud.instance(node).await {
+                Ok(InstanceState::Gone) => Error::NodeNotFound(node.to_string()),
+                Ok(InstanceState::Idle | InstanceState::Locked) => {
                     Error::NotYet(format!("neither volume {id} nor node {node} is missing; the call can be repeated"))
                 }
                 Err(cause) => Error::Cloud { doing: format!("reading instance {node}"), cause },
@@ -178,10 +178,10 @@ impl Inner {
                 Err(error) => return Err(error),
             };
             for node in &nodes {
-                match self.cloud.instance_exists(node).await {
+                match self.cloud.instance(node).await {
                     // An attachment to an instance that is gone is nobody's.
-                    Ok(false) => self.detach_share_from(id, node).await?,
-                    Ok(true) => {
+                    Ok(InstanceState::Gone) => self.detach_share_from(id, node).await?,
+                    Ok(InstanceState::Idle | InstanceState::Locked) => {
                         return Err(Error::Precondition(format!(
                             "volume {id} is attached to {node}; it has to be unpublished there before it is deleted"
                         )));

@@ -9,18 +9,32 @@ use super::{
 };
 use crate::{
     cloud::{
-        CloudError, Region,
+        CloudError, InstanceState, Region,
         http::{Call, Http},
         pace::Priority,
     },
     volume::NodeId,
 };
 
-pub(super) async fn exists(http: &Http, id: &NodeId) -> Result<bool, CloudError> {
+#[derive(Debug, Deserialize)]
+struct OneInstance {
+    instance: InstanceRow,
+}
+
+#[derive(Debug, Deserialize)]
+struct InstanceRow {
+    /// `none`, `locked`, `installingbooting` or `ok`.
+    server_status: Option<String>,
+}
+
+pub(super) async fn get(http: &Http, id: &NodeId) -> Result<InstanceState, CloudError> {
     let call = Call::new("get_instance", Priority::Read, Method::GET, format!("/v2/instances/{id}"));
     match http.send(call).await {
-        Ok(_) => Ok(true),
-        Err(CloudError::NotFound(_)) => Ok(false),
+        Ok(body) => match decode::<OneInstance>(&body)?.instance.server_status.as_deref() {
+            Some("locked") => Ok(InstanceState::Locked),
+            _ => Ok(InstanceState::Idle),
+        },
+        Err(CloudError::NotFound(_)) => Ok(InstanceState::Gone),
         Err(error) => Err(error),
     }
 }
