@@ -10,6 +10,7 @@ mod cluster;
 mod faults;
 mod fleet;
 mod history;
+mod lie;
 mod network;
 mod plan;
 mod process;
@@ -28,6 +29,7 @@ use std::{
 use self::{
     fleet::{Figures, Fleet},
     history::{Failure, Outcome},
+    lie::LIES,
     plan::Plan,
 };
 
@@ -105,7 +107,7 @@ fn all(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> Result<Outcome, Failure
 }
 
 fn one(seed: u64) -> Result<Outcome, Failure> {
-    history::run(Plan::of(seed), true)
+    history::run(Plan::of(seed), None)
 }
 
 #[test]
@@ -139,6 +141,18 @@ fn are_cheap(fleets: &[Fleet]) {
         assert!(figures.errors.is_empty(), "{} calls fail at first, as {}", figures.errors.len(), figures.errors[0]);
         assert!(figures.requests_per_volume() <= 5.0, "{} requests a volume", figures.requests_per_volume());
         assert!(figures.stretch() <= 1.25, "it takes {} of the least", figures.stretch());
+    }
+}
+
+/// How many histories it may take until a lie is noticed.
+const UNTIL_CAUGHT: u64 = 60;
+
+#[test]
+fn whoever_lies_is_caught() {
+    for lie in LIES {
+        let caught = (0..UNTIL_CAUGHT).find_map(|seed| history::run(Plan::of(seed), Some(lie)).err());
+        let caught = caught.unwrap_or_else(|| panic!("{lie:?} goes unnoticed"));
+        println!("{lie:?}: SEED={}: {}", caught.seed, caught.problem);
     }
 }
 

@@ -323,6 +323,9 @@ impl Cluster {
                 _ => {}
             }
         }
+        let asked = self.actors().into_iter().filter_map(|actor| self.next(actor));
+        let asked = asked.filter(|ask| ask.id().is_none_or(|id| !account.story.is_taken_away(id)));
+        unmet.extend(asked.map(|ask| format!("{ask:?} has not succeeded")));
         let strangers = account.blocks.iter().filter(|(id, _)| !known.contains(id));
         unmet.extend(strangers.map(|(id, block)| format!("volume {id}, named {}, is leaked", block.label)));
         unmet

@@ -94,6 +94,11 @@ async fn until_done(ask: Ask, service: &ControllerService, errors: &mut Vec<Stri
 
 /// The whole life of one volume; gives the errors that it met with.
 async fn whole_life(settings: Settings, service: ControllerService, name: String, node: String) -> Vec<String> {
+    let entitle = |ask: &Ask| {
+        let mut account = settings.account.look();
+        let now = account.now();
+        account.story.asked(now, ask);
+    };
     let mut errors = Vec::new();
     let said = until_done(Ask::Create { name, gib: 10, hdd: false }, &service, &mut errors).await;
     let Said::Volume(id, ..) = said else { panic!("a create says {said:?}") };
@@ -102,7 +107,7 @@ async fn whole_life(settings: Settings, service: ControllerService, name: String
         Ask::Unpublish { id: id.clone(), node },
         Ask::Delete { id },
     ] {
-        settings.account.look().story.asked(&ask);
+        entitle(&ask);
         until_done(ask, &service, &mut errors).await;
     }
     errors

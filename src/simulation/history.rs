@@ -20,6 +20,7 @@ use super::{
     check,
     cluster::{Actor, Cluster},
     faults::Faults,
+    lie::Lie,
     network::{Mortal, Shared},
     plan::{Plan, Step},
     process::{Settings, live},
@@ -116,15 +117,16 @@ struct History {
 }
 
 /// Runs the history of a plan.
-pub(super) fn run(plan: Plan, keep_log: bool) -> Result<Outcome, Failure> {
+pub(super) fn run(plan: Plan, lie: Option<Lie>) -> Result<Outcome, Failure> {
     fastrand::seed(plan.seed);
     let seed = plan.seed;
     let mut account = Account::new(seed, plan.habits.clone());
     account.add_instances(plan.nodes);
-    account.story.log = keep_log.then(Vec::new);
+    account.story.log = Some(Vec::new());
     account.story.note(Duration::ZERO, || format!("{:?} {:?} {} permille", plan.habits, plan.manners, plan.permille));
     let account = Shared::new(account);
-    let settings = Settings::new(account.clone(), Faults::new(seed, plan.permille), RATE);
+    let faults = Faults::new(seed, plan.permille);
+    let settings = Settings { lie, ..Settings::new(account.clone(), faults, RATE) };
     let history = Arc::new(History {
         cluster: Mutex::new(Cluster::new(plan.claims, plan.nodes, plan.manners.clone())),
         rng: Mutex::new(Rng::with_seed(!seed)),
@@ -190,6 +192,7 @@ impl History {
             let away = Duration::from_millis(self.away.load(Relaxed));
             self.note(|| format!("the controller is dead, for {away:?}"));
             let mut account = self.account.look();
+            account.story.died();
             let latest = account.now() + away + AFTERLIFE;
             account.sender_died(latest, || self.random(Rng::bool));
             account.pass(away);
@@ -369,12 +372,12 @@ impl Life {
 
     async fn call_once(&self, ask: &Ask, deadline: Duration) -> Answered {
         let history = &self.history;
-        let began = {
+        let (began, since) = {
             let mut account = history.account.look();
             let now = account.now();
             account.story.note(now, || format!("{ask:?}"));
-            account.story.asked(ask);
-            now
+            account.story.asked(now, ask);
+            (now, account.story.under_way_since(ask).unwrap_or(now))
         };
         history.count(|tally| tally.calls += 1);
         let peace = history.peace.load(Relaxed);
@@ -389,7 +392,7 @@ impl Life {
         let now = account.now();
         account.story.note(now, || format!("{ask:?}: {answered:?}"));
         account.story.answered(ask, &answered);
-        if let Some(problem) = check::judge(&account.story, ask, began, now, &answered) {
+        if let Some(problem) = check::judge(&account.story, ask, since, now, &answered) {
             account.story.wrong(now, problem);
         }
         if peace && now - began > LONGEST_CALL {

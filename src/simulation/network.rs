@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::{
     account::{Account, Event, Reply, Sent},
     faults::{Ending, Faults},
+    lie::Lie,
 };
 use crate::cloud::{
     http::Call,
@@ -111,16 +112,21 @@ pub(super) struct Network {
     pub(super) account: Shared,
     pub(super) faults: Arc<Mutex<Faults>>,
     pub(super) life: Arc<Mortal>,
+    pub(super) lie: Option<Lie>,
 }
 
 #[async_trait::async_trait]
 impl Transport for Network {
     async fn exchange(&self, call: &Call, _: &str) -> Result<Answer, Lost> {
         self.life.unless_dead().await;
-        let sent = Sent::new(call);
+        let mut sent = Sent::new(call);
         let (number, fate) = {
             let mut account = self.account.look();
-            let fate = self.faults.lock().unwrap().fate(&sent, account.now());
+            let mut fate = self.faults.lock().unwrap().fate(&sent, account.now());
+            let more = self.lie.and_then(|lie| lie.spoils(&mut sent, &mut fate, &account));
+            if let Some(more) = more {
+                Lie::sends(more, &mut account);
+            }
             let (now, number) = (account.now(), account.number());
             if let Some(arrives) = fate.arrives {
                 account.plan(now + arrives, Event::Arrival(number, sent.clone()));
@@ -143,7 +149,14 @@ impl Transport for Network {
         }
         tokio::time::sleep(fate.ends.min(TIMEOUT).saturating_sub(waited)).await;
         self.life.unless_dead().await;
-        let reply = self.account.look().reply(number);
+        let reply = {
+            let mut account = self.account.look();
+            let reply = account.reply(number);
+            reply.map(|mut reply| {
+                self.lie.inspect(|lie| lie.twists(&sent, &mut reply, &account));
+                reply
+            })
+        };
         self.life.passes(Moment::Answered);
         self.life.unless_dead().await;
         let lost = |reason: &str, never_sent| Err(Lost { reason: reason.to_owned(), never_sent });

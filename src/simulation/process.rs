@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     faults::Faults,
+    lie::Lie,
     network::{Mortal, Network, Shared},
 };
 use crate::{
@@ -33,6 +34,7 @@ pub(super) struct Settings {
     pub(super) faults: Arc<Mutex<Faults>>,
     /// `--requests-per-second`.
     pub(super) rate: u32,
+    pub(super) lie: Option<Lie>,
     pub(super) token: Arc<tempfile::NamedTempFile>,
 }
 
@@ -40,7 +42,7 @@ impl Settings {
     pub(super) fn new(account: Shared, faults: Faults, rate: u32) -> Self {
         let token = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(token.path(), "token").expect("a temporary file can be written");
-        Self { account, faults: Arc::new(Mutex::new(faults)), rate, token: Arc::new(token) }
+        Self { account, faults: Arc::new(Mutex::new(faults)), rate, lie: None, token: Arc::new(token) }
     }
 }
 
@@ -52,8 +54,12 @@ impl fmt::Debug for Settings {
 
 /// Builds a controller as `run` does, but for the sockets.
 fn service(settings: &Settings, life: &Arc<Mortal>) -> (Controller, ControllerService) {
-    let network =
-        Network { account: settings.account.clone(), faults: Arc::clone(&settings.faults), life: Arc::clone(life) };
+    let network = Network {
+        account: settings.account.clone(),
+        faults: Arc::clone(&settings.faults),
+        life: Arc::clone(life),
+        lie: settings.lie,
+    };
     let metrics = Metrics::default();
     let path: &Path = settings.token.path();
     let account = cloud::Account {

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use tonic::Code;
+
 use super::{
     account::{Block, Reply, Sent},
     request::{Answered, Ask},
@@ -63,6 +65,8 @@ pub(super) struct Story {
     pub(super) wrong: Vec<String>,
     /// One line for everything, if somebody will read it.
     pub(super) log: Option<Vec<String>>,
+    /// The calls whose operation may be under way, and since when.
+    under_way: BTreeMap<Ask, Duration>,
     /// What was asked of the controller that entitles to a detach or a delete.
     pub(super) entitled: Entitled,
 }
@@ -131,8 +135,9 @@ impl Story {
         self.volumes.get_mut(id).expect("it was made").shown.push((at, shown));
     }
 
-    /// A call is made to the controller that entitles it to something.
-    pub(super) fn asked(&mut self, ask: &Ask) {
+    /// A call is made to the controller, which entitles it to something.
+    pub(super) fn asked(&mut self, at: Duration, ask: &Ask) {
+        self.under_way.entry(ask.clone()).or_insert(at);
         match ask.clone() {
             Ask::Delete { id } => {
                 self.entitled.deletes.insert(id);
@@ -146,9 +151,22 @@ impl Story {
 
     /// A call has been answered; one that was done entitles to nothing more.
     pub(super) fn answered(&mut self, ask: &Ask, answered: &Answered) {
+        if !matches!(answered, Err((Code::DeadlineExceeded, _))) {
+            self.under_way.remove(ask);
+        }
         if let (Ask::Unpublish { id, node }, Ok(_)) = (ask, answered) {
             self.entitled.detaches.remove(&(id.clone(), node.clone()));
         }
+    }
+
+    /// Since when what a call asks for has been under way: whoever repeats a call joins it (P7).
+    pub(super) fn under_way_since(&self, ask: &Ask) -> Option<Duration> {
+        self.under_way.get(ask).copied()
+    }
+
+    /// The controller is dead, and with it all that was under way.
+    pub(super) fn died(&mut self) {
+        self.under_way.clear();
     }
 
     /// Whether somebody in the console deleted a volume.

@@ -27,6 +27,11 @@ impl Sent {
         }
     }
 
+    /// The same at another path.
+    pub(in crate::simulation) fn at(&self, path: &str) -> Self {
+        Self { path: path.to_owned(), ..self.clone() }
+    }
+
     pub(in crate::simulation) fn is_read(&self) -> bool {
         self.method == Method::GET
     }
