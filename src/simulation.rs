@@ -5,6 +5,7 @@
 //! controller, [`fleet`] takes many volumes at once through their lives and counts what that costs.
 
 mod account;
+mod burst;
 mod check;
 mod cluster;
 mod faults;
@@ -126,7 +127,7 @@ fn no_history_breaks_a_promise() {
 #[test]
 fn a_history_is_the_same_every_time() {
     for seed in 0..60 {
-        let run = || one(seed).unwrap_or_else(|failure| panic!("{failure}")).log;
+        let run = || one(seed).map_or_else(|failure| failure.log, |outcome| outcome.log);
         assert_eq!(run(), run(), "SEED={seed}");
     }
 }
@@ -164,4 +165,12 @@ fn a_thousand_lives_at_once_take_little_more_than_their_changes_do() {
 #[test]
 fn ten_thousand_lives_at_once_cost_no_more_each() {
     are_cheap(&[Fleet { volumes: 10_000, instances: 1000, rate: 20, permille: 0 }]);
+}
+
+#[test]
+fn a_thousand_lives_come_to_a_good_end_though_a_request_in_twenty_fails() {
+    let figures = fleet::run(Fleet { volumes: 1000, instances: 100, rate: 20, permille: 50 });
+    println!("{figures}");
+    assert!(figures.wrong.is_empty(), "{:?}", figures.wrong);
+    assert_eq!(figures.left, 0, "volumes are left");
 }

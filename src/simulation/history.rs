@@ -140,6 +140,10 @@ pub(super) fn run(plan: Plan, lie: Option<Lie>) -> Result<Outcome, Failure> {
     });
     let ended = history.all_lives(&settings);
     let mut account = account.look();
+    if account.story.limited > 0 {
+        // Nobody but the driver uses the account.
+        account.story.wrong(Duration::ZERO, "the account's rate limit was hit".to_owned());
+    }
     let problem = account.story.wrong.first().cloned().or(ended.err());
     let log = account.story.log.take().unwrap_or_default();
     match problem {

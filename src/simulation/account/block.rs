@@ -180,7 +180,7 @@ impl Account {
         let Some(block) = self.blocks.get(id) else { return self.no_block() };
         let on = sent.text("instance_id").to_owned();
         if !sent.is_set("live") {
-            self.story.restarts += 1;
+            self.story.wrong(self.at, format!("an attach of volume {id} restarts {on}"));
         }
         if block.on.is_some() || matches!(block.moving, Some(Some(_))) {
             return Reply::refused(400, "Block storage volume is already attached to a server");
@@ -203,8 +203,11 @@ impl Account {
         Reply::done()
     }
 
-    pub(super) fn detach_block(&mut self, id: &str) -> Reply {
+    pub(super) fn detach_block(&mut self, id: &str, sent: &Sent) -> Reply {
         let Some(block) = self.blocks.get(id) else { return self.no_block() };
+        if !sent.is_set("live") {
+            self.story.wrong(self.at, format!("a detach of volume {id} restarts an instance"));
+        }
         let Some(on) = block.on.clone() else {
             return Reply::refused(400, "Block storage volume is not currently attached to a server");
         };

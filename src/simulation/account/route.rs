@@ -69,7 +69,7 @@ impl Account {
             ("PATCH", ["blocks", id]) => self.grow_block(id, sent),
             ("DELETE", ["blocks", id]) => self.delete_block(id),
             ("POST", ["blocks", id, "attach"]) => self.attach_block(id, sent),
-            ("POST", ["blocks", id, "detach"]) => self.detach_block(id),
+            ("POST", ["blocks", id, "detach"]) => self.detach_block(id, sent),
             ("GET", ["instances", id]) => self.get_instance(id),
             ("GET", ["regions"]) => Self::list_regions(),
             ("GET", ["vfs", _]) if self.at < self.vfs_out_until => Reply::refused(503, "Service Unavailable"),
