@@ -70,7 +70,7 @@ fn service(settings: &Settings, life: &Arc<Mortal>) -> (Controller, ControllerSe
     };
     let cloud = Arc::new(Vultr::over(Arc::new(network), account));
     let home = HomeRegion::new(Some("EWR".to_owned()), &PROFILE, String::new());
-    let cluster = Cluster::parse("sim").expect("a cluster can have this name");
+    let cluster = Cluster::parse("sim").expect("a name");
     let setting = Setting { home, cluster, progress: metrics.progress.clone() };
     let controller = Controller::new(cloud, setting, TaskTracker::new());
     (controller.clone(), ControllerService::new(controller, &PROFILE, metrics))
@@ -87,7 +87,9 @@ pub(super) fn live<T, W: Future<Output = T>>(
         settings.account.look().life_begins();
         let (controller, service) = service(settings, life);
         // As in `run`: the calls do not wait for it.
+        let cleaning = controller.clone();
         tokio::spawn(async move { controller.start().await });
+        tokio::spawn(async move { cleaning.keep_clean().await });
         let ended = tokio::select! {
             biased;
             () = life.died.notified() => None,
