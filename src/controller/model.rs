@@ -29,9 +29,11 @@ pub(super) enum Fault {
     Locked,
     /// The token was refused.
     Unauthorized,
+    /// The cloud takes it and never carries it out.
+    Forgotten,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct State {
     volumes: BTreeMap<VolumeId, Volume>,
     /// When a volume becomes active, and on which instance it will be from when.
@@ -123,6 +125,11 @@ impl Model {
             Some(Fault::LostBefore) => Err(lost()),
             Some(Fault::Locked) => Err(CloudError::Busy("Server is currently locked".to_owned())),
             Some(Fault::Unauthorized) => Err(CloudError::Unauthorized("Invalid API token.".to_owned())),
+            // Carried out on a copy that nobody sees.
+            Some(Fault::Forgotten) => {
+                let mut dream = self.state.lock().unwrap().clone();
+                effect(&mut dream)
+            }
             Some(Fault::LostAfter) => effect(&mut self.state.lock().unwrap()).and(Err(lost())),
             None => effect(&mut self.state.lock().unwrap()),
         }

@@ -168,6 +168,32 @@ async fn a_detach_from_one_node_never_takes_the_volume_from_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_does_not_come_about_is_told_asked_for_again_and_then_told_no_more() {
+    let cloud = Model::new();
+    let controller = cloud.controller();
+    let id = controller.create(wanted("pvc-1")).await.unwrap().id;
+    for (operation, word) in [("attach", "attaching it to"), ("detach", "detaching it from")] {
+        cloud.fault(operation, Fault::Forgotten);
+        let (caller, volume) = (controller.clone(), id.clone());
+        let call = tokio::spawn(async move {
+            match operation {
+                "attach" => caller.attach(volume, node(1)).await.map(drop),
+                _ => caller.detach(volume, Some(node(1))).await,
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(89)).await;
+        assert_eq!(controller.get(&id).await.unwrap().trouble, None);
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let told = controller.get(&id).await.unwrap().trouble.unwrap();
+        assert!(told.starts_with(word), "{told}");
+        assert_eq!(controller.list_ailing("", 0).await.unwrap().0.len(), 1);
+        call.await.unwrap().unwrap();
+        assert_eq!(cloud.requests(operation), 2);
+        assert_eq!(controller.list_ailing("", 0).await.unwrap().0, []);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_volume_in_use_is_not_deleted_unless_its_instance_is_gone() {
     let cloud = Model::new();
     let controller = cloud.controller();
