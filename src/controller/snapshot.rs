@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
-    Controller, Inner, Operation, Pauses, Which,
+    Controller, Inner, Operation, Pauses, SETTLING, Which,
     once::{NotMade, Wanted},
     ours,
 };
@@ -185,6 +185,8 @@ impl Controller {
         if self.inner.cloud.snapshots().is_none() {
             return;
         }
+        // A volume that an earlier process asked for at its end has to be seen before its snapshot is dropped.
+        tokio::time::sleep_until(self.inner.begun + SETTLING).await;
         loop {
             if let Err(error) = self.inner.sweep().await {
                 warn!(error = error.chain(), "leftovers of clones cannot be looked for; the next try is in an hour");
