@@ -88,10 +88,10 @@ guest() {
     fi
     binary=$(cargo test --package cloud-block-csi --lib --no-run --message-format=json-render-diagnostics |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
-    local some="node::tests::device_mapper node::tests::growth node::tests::health node::tests::identity node::tests::luks node::tests::raw_block"
+    local some="node::tests::device_mapper node::tests::growth node::tests::health node::tests::identity node::tests::luks node::tests::raw_block node::tests::share"
     read -ra tests <<<"${GUEST_TESTS:-$some}"
     section "guest" count_cargo \
-        tests/guest/run.sh --deadline 1200 "$binary" "${tests[@]}" --test-threads=1 --show-output
+        tests/guest/run.sh --deadline 1200 --share 12345 "$binary" "${tests[@]}" --test-threads=1 --show-output
 }
 
 # Without the lines that only say that a test begins

@@ -21,4 +21,5 @@ mod raw_block;
 mod readers;
 mod refused;
 mod sequences;
+mod share;
 mod simulated;

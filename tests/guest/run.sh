@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs a program as root in a small virtual machine of its own, and ends as the program ends:
-#     tests/guest/run.sh [--disk SERIAL:SIZE]... [--env NAME=VALUE]... [--deadline SECONDS] PROGRAM [ARGUMENT]...
+#     tests/guest/run.sh [--disk SERIAL:SIZE]... [--share TAG] [--env NAME=VALUE]... [--deadline SECONDS] PROGRAM [ARGUMENT]...
 #     tests/guest/run.sh --prepare            gets the kernel, and tells whether this computer can have such a machine
 # It has what a container's root or the kernel outside may lack: device-mapper, all capabilities, disks with serials in
-# sysfs. It has no udev and no network. Nobody has to be root for it. Exit codes: the program's own; 69 if there can be
+# sysfs. With --share it has a directory of its own over virtiofs, whose tag the program finds as TEST_SHARE; where there
+# can be none, it runs without. It has no udev and no network. Nobody has to be root for it. Exit codes: the program's own; 69 if there can be
 # no such machine here, and the last line says why; 70 if the machine ended without a result.
 set -euo pipefail
 guest=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -12,15 +13,16 @@ cache=${CARGO_TARGET_DIR:-$guest/../../target}/guest
 # What a node runs, and what tests use to see what it did
 tools=(b2sum blkid blockdev btrfs cryptsetup dd dmsetup dumpe2fs e2fsck fsfreeze fstrim losetup mkfs.btrfs mkfs.ext3
     mkfs.ext4 mkfs.xfs mkswap mount resize2fs sha256sum tune2fs umount xfs_db xfs_growfs)
-modules=(virtio_pci virtio_blk loop xfs btrfs fuse dm_mod dm_crypt dm_flakey dm_delay
+modules=(virtio_pci virtio_blk loop xfs btrfs fuse virtiofs dm_mod dm_crypt dm_flakey dm_delay
     aesni_intel xts ecb sha256_ssse3 crc32c_intel algif_skcipher algif_hash)
 
 cannot() { echo "$*"; exit 69; }
-deadline=600 disks=() environment=() prepare=
+deadline=600 disks=() share= environment=() prepare=
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --prepare) prepare=yes; shift; continue ;;
         --disk) disks+=("$2") ;;
+        --share) share=$2 ;;
         --env) environment+=("$2") ;;
         --deadline) deadline=$2 ;;
         *) echo "no such option: $1" >&2; exit 64 ;;
@@ -35,12 +37,14 @@ done
 
 mkdir -p "$cache"
 work=$(mktemp -d "$cache/run.XXXXXX")
-qemu=
+qemu= served=
 ended() {
     if [ -n "$qemu" ]; then
         kill "$qemu" 2>/dev/null || true
         wait "$qemu" || true
     fi
+    # It ends with qemu, if it came to that.
+    [ -z "$served" ] || kill "$served" 2>/dev/null || true
     rm -rf "$work"
 }
 trap ended EXIT
@@ -66,6 +70,41 @@ fi
 [ -z "$prepare" ] || exit 0
 program=${1:?a program}
 shift
+
+# Serves the directory $work/share on the socket $work/share.sock, or says why not. There is a virtiofsd in C, for root
+# alone, and one in Rust.
+serve() {
+    local virtiofsd help options
+    for virtiofsd in /usr/libexec/virtiofsd /usr/lib/qemu/virtiofsd /usr/lib/virtiofsd; do
+        [ ! -x "$virtiofsd" ] || break
+    done
+    help=$("$virtiofsd" --help 2>&1) || { echo "there is no virtiofsd"; return 1; }
+    case $help in
+        *--shared-dir*) options=(--shared-dir "$work/share" --sandbox none) ;;
+        *) options=(-f -o "source=$work/share" -o cache=auto -o sandbox=chroot) ;;
+    esac
+    mkdir "$work/share"
+    "$virtiofsd" "--socket-path=$work/share.sock" "${options[@]}" </dev/null >"$work/served" 2>&1 &
+    served=$!
+    for _ in {1..50}; do
+        [ ! -S "$work/share.sock" ] || return 0
+        kill -0 "$served" 2>/dev/null || break
+        sleep 0.1
+    done
+    tail -n 1 "$work/served"
+    return 1
+}
+shared=()
+if [ -n "$share" ]; then
+    if serve; then
+        environment+=("TEST_SHARE=$share")
+        # The two of them work on the machine's memory.
+        shared=(-machine memory-backend=memory -object memory-backend-memfd,id=memory,size=2048M,share=on
+            -chardev "socket,id=share,path=$work/share.sock" -device "vhost-user-fs-pci,chardev=share,tag=$share")
+    else
+        echo "so the machine has no share" >&2
+    fi
+fi
 
 # The machine's root is its initramfs: busybox and its init, the tools, the program, the modules.
 root=$work/root
@@ -128,7 +167,7 @@ fi
 # The serial lines: the console, the program's output, its exit code. In the foreground, so that Ctrl-C reaches qemu.
 timeout --foreground --kill-after 5 "$deadline" qemu-system-x86_64 "${machine[@]}" "${processor[@]}" -smp 2 -m 2048 \
     -initrd "$work/initramfs" -append "console=ttyS0 quiet panic=-1 mitigations=off audit=0" \
-    -serial "file:$work/console" -serial stdio -serial "file:$work/code" "${drives[@]}" </dev/null &
+    -serial "file:$work/console" -serial stdio -serial "file:$work/code" "${drives[@]}" "${shared[@]}" </dev/null &
 qemu=$!
 status=0
 wait "$qemu" || status=$?

@@ -111,6 +111,17 @@ impl SimulatedHost {
         }
     }
 
+    /// Waits until the share that is mounted at `path`, if one is, has answered: as every look into it does.
+    async fn share_at(&self, path: &Path) -> io::Result<()> {
+        let ask = || self.with(|kernel, _| kernel.top(path).map_or(Some(Ok(())), |top| kernel.share_answers(top.what)));
+        loop {
+            match ask() {
+                Some(answer) => return answer,
+                None => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        }
+    }
+
     fn with<T>(&self, look: impl FnOnce(&mut Kernel, &mut Vec<Image>) -> T) -> T {
         let state = &mut *self.shared.lock().unwrap();
         look(&mut state.kernels[self.machine], &mut state.images)
@@ -165,6 +176,7 @@ impl Host for SimulatedHost {
     }
 
     async fn look(&self, path: &Path, follow: bool) -> io::Result<Found> {
+        self.share_at(path).await?;
         let is_link = path.parent() == Some(&self.paths.device_dir);
         let shown = self.with(|kernel, _| {
             let node = |disk: Option<&Attached>| disk.map_or(Found::Nothing, |disk| Found::Block(disk.number()));
@@ -202,13 +214,22 @@ impl Host for SimulatedHost {
         self.with(|kernel, images| kernel.mount(images, &call))
     }
 
-    async fn unmount(&self, target: &Path, _: bool) -> io::Result<()> {
+    async fn unmount(&self, target: &Path, lazy: bool) -> io::Result<()> {
+        if !lazy {
+            // An error is no reason not to unmount.
+            self.share_at(target).await.ok();
+        }
         self.with(|kernel, images| kernel.unmount(images, target))
     }
 
     async fn usage(&self, path: &Path) -> io::Result<(Counts, Counts)> {
+        self.share_at(path).await?;
         self.with(|kernel, _| {
             let what = kernel.top(path).ok_or(Errno::ENOENT)?.what;
+            if matches!(what, What::Share(_)) {
+                let counts = Counts { total: 1 << 40, used: 1 << 20, available: (1 << 40) - (1 << 20) };
+                return Ok((counts, counts));
+            }
             if !kernel.behind(what).is_some_and(|disk| kernel.is_alive(disk)) {
                 return Err(Errno::EIO.into());
             }
@@ -221,6 +242,10 @@ impl Host for SimulatedHost {
     async fn try_write(&self, path: &Path) -> io::Result<()> {
         self.with(|kernel, _| {
             let entry = kernel.top(path).ok_or(Errno::ENOENT)?;
+            if matches!(entry.what, What::Share(_)) {
+                // FUSE makes no files without a name, before Linux 6.2.
+                return Err(Errno::EOPNOTSUPP.into());
+            }
             match kernel.behind(entry.what).is_some_and(|disk| kernel.is_alive(disk)) {
                 false => Err(Errno::EIO.into()),
                 true if kernel.is_frozen(entry.what) || entry.flags.contains(MountFlags::MS_RDONLY) => {

@@ -2,6 +2,7 @@
 
 mod mapper;
 mod mounts;
+mod shares;
 
 use std::{
     collections::BTreeMap,
@@ -9,8 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use self::shares::Shared;
 use super::image::{Files, Image, Made};
-use crate::node::host::{DeviceNumber, Disk, Errno, Mapping, MountFlags, Serial};
+use crate::node::host::{DeviceNumber, Disk, Errno, Mapping, MountCall, MountFlags, Serial};
 
 /// What virtio-blk has for major number here, and how far apart its disks' minor numbers are.
 const MAJOR: u64 = 252;
@@ -87,6 +89,8 @@ pub(crate) enum What {
     FileSystem(u64),
     /// The node of a disk, by the disk's number among all that were ever attached.
     Node(u64),
+    /// A share, by the number of its device among all that were ever attached.
+    Share(u64),
     /// A part of the machine's own file system.
     Root,
 }
@@ -108,6 +112,11 @@ pub(crate) struct Kernel {
     /// udev has stopped: links stay as they are.
     pub(crate) links_stuck: bool,
     pub(crate) table: Vec<Entry>,
+    pub(crate) shares: Vec<Shared>,
+    /// It has no virtiofs.
+    pub(crate) lacks_virtiofs: bool,
+    /// The calls of mount(2) there were, in their order.
+    pub(crate) calls: Vec<MountCall>,
     pub(crate) boot: u64,
     /// It loses what was not brought to a disk before the unmount; which no kernel does.
     pub(crate) forgets: bool,

@@ -6,7 +6,7 @@ use super::{Attached, Entry, Kernel, Super, What};
 use crate::{
     node::{
         host::{DeviceNumber, Errno, MountCall, MountFlags},
-        mountinfo::Mount,
+        mountinfo::{Mount, VIRTIOFS},
         tests::simulated::image::{Files, Image, Made},
     },
     volume::FsType,
@@ -23,7 +23,7 @@ impl Kernel {
         let sequence = match what {
             What::FileSystem(id) => self.supers.iter().find(|mounted| mounted.id == id)?.sequence,
             What::Node(sequence) => sequence,
-            What::Root => return None,
+            What::Share(_) | What::Root => return None,
         };
         self.disks.iter().find(|disk| disk.sequence == sequence)
     }
@@ -31,6 +31,7 @@ impl Kernel {
     /// mount(2).
     pub(crate) fn mount(&mut self, images: &mut [Image], call: &MountCall) -> io::Result<()> {
         let MountCall { source, target, fs_type, flags, .. } = call;
+        self.calls.push(call.clone());
         if flags.contains(MountFlags::MS_REMOUNT) {
             let entry = self.table.iter_mut().rev().find(|entry| entry.target == *target);
             entry.ok_or(Errno::EINVAL)?.flags = *flags & !(MountFlags::MS_REMOUNT | MountFlags::MS_BIND);
@@ -40,6 +41,7 @@ impl Kernel {
         let is_directory = fs::symlink_metadata(target)?.is_dir();
         let (what, flags) = match fs_type {
             Some(_) if !is_directory => return Err(Errno::ENOTDIR.into()),
+            Some(VIRTIOFS) => (self.mount_share(call)?, *flags),
             Some(fs) => (self.file_system(images, source, fs, *flags)?, *flags),
             None => match (self.disk_at(source), self.top(source)) {
                 (Some(_), _) if is_directory => return Err(Errno::ENOTDIR.into()),
@@ -109,7 +111,8 @@ impl Kernel {
 
     /// Whether the file system was mounted read-only, through whichever mount.
     pub(crate) fn is_frozen(&self, what: What) -> bool {
-        self.supers.iter().any(|mounted| what == What::FileSystem(mounted.id) && mounted.read_only)
+        self.share(what).is_some_and(|share| share.read_only)
+            || self.supers.iter().any(|mounted| what == What::FileSystem(mounted.id) && mounted.read_only)
     }
 
     /// The mount table, as the driver's host has it.
@@ -148,6 +151,12 @@ impl Kernel {
                 let deleted = if disk.present { "" } else { "//deleted" };
                 mount.root = format!("/{}{deleted}", disk.name()).into();
                 mount.is_node = true;
+            }
+            What::Share(_) => {
+                let share = self.share(entry.what).expect("a mounted share is known");
+                mount.device = share.number();
+                VIRTIOFS.clone_into(&mut mount.fs_type);
+                share.tag.clone_into(&mut mount.source);
             }
             What::Root => {}
         }
