@@ -4,7 +4,7 @@
 //! volume's lock, also against programs that an earlier run of the driver left working. The rooms:
 //!
 //! - `stage`, `publish`, `expand`, `trim`, `stats`, `health`: the operations, each with its states in the header;
-//! - `share`: file systems that the cloud serves to many machines, from their mount to their end;
+//! - `share`: file systems that the cloud serves to many machines; `proven`: a disk or a share, once it is mounted;
 //! - `device`: proof of identity; `blank`: proof of blankness; `format`, `filesystem` and `mkfs`: what a disk
 //!   holds, and making it; `encrypt`, `luks` and `key`: encrypted disks; `mount`, `unmount`, `mountinfo`, `options`: the mount table and
 //!   changing it; `owner` and `place`: whose disk is where, and where that is;
@@ -27,6 +27,7 @@ pub mod mountinfo;
 mod options;
 mod owner;
 mod place;
+mod proven;
 mod publish;
 mod record;
 mod share;

@@ -16,50 +16,12 @@ use super::{
     lock::Lock,
     mountinfo::{self, Mount},
     options::Options,
-    share::Share,
+    proven::Proven,
 };
 use crate::{
     error::Error,
     volume::{FsType, VolumeId},
 };
-
-/// What is mounted for a volume, proven to be that volume's.
-pub(super) enum Proven {
-    Disk(Box<Device>),
-    Share(Share),
-}
-
-impl From<Device> for Proven {
-    fn from(device: Device) -> Self {
-        Self::Disk(Box::new(device))
-    }
-}
-
-impl Proven {
-    pub(super) fn volume(&self) -> &VolumeId {
-        match self {
-            Self::Disk(device) => device.volume(),
-            Self::Share(share) => &share.volume,
-        }
-    }
-
-    /// The number by which the mount table shows it.
-    pub(super) fn number(&self) -> DeviceNumber {
-        match self {
-            Self::Disk(device) => device.number(),
-            Self::Share(share) => share.number,
-        }
-    }
-}
-
-impl fmt::Display for Proven {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Disk(device) => device.fmt(f),
-            Self::Share(share) => share.fmt(f),
-        }
-    }
-}
 
 impl Core {
     /// Mounts the disk's file system. One that is damaged, or says that it is, is checked once: after its journal has

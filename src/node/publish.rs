@@ -23,11 +23,12 @@ use super::{
     host::{DeviceNumber, Disk, Serial, Tool},
     lock::Lock,
     luks,
-    mount::{Proven, agree, places_of, taken, writable},
+    mount::{agree, places_of, taken, writable},
     mountinfo::{self, Mount},
     options::Options,
     owner::Owner,
     place::Kind,
+    proven::Proven,
     record::Staged,
     share,
 };
@@ -120,7 +121,7 @@ impl Core {
         if self.records.load::<Staged>(volume).await?.is_none_or(|record| record.is_share) {
             return Err(not_staged(request));
         }
-        let device = self.proven(request, None).await?;
+        let device = self.proven_disk(request, None).await?;
         let proven = Proven::from(device.clone());
         let mut record = self.record_of(&proven).await?;
         let mut mounts = self.host.mounts().await?;
@@ -213,18 +214,8 @@ impl Core {
         Ok(disk.is_some_and(|disk| matches!(disk.serial, Serial::Text(shown) if !shown.is_empty())))
     }
 
-    /// What is staged at `staging`.
-    async fn proven_mount(&self, request: &Publish, staging: &Mount) -> Result<Proven, Error> {
-        let told = match &request.attachment {
-            Some(Attachment::Share { tag }) => Some(tag.as_str()),
-            None if staging.is_share() => None,
-            Some(Attachment::Disk { .. }) | None => return self.proven(request, Some(staging)).await.map(Proven::from),
-        };
-        self.proven_share(&request.volume, told, staging).await.map(Proven::Share)
-    }
-
     /// The volume's disk, or what unlocks it, by the serial in the request, in the record, or of the disk that is staged.
-    async fn proven(&self, request: &Publish, staging: Option<&Mount>) -> Result<Device, Error> {
+    pub(super) async fn proven_disk(&self, request: &Publish, staging: Option<&Mount>) -> Result<Device, Error> {
         let volume = &request.volume;
         let record = self.records.load::<Staged>(volume).await?;
         let told = match &request.attachment {
@@ -257,18 +248,6 @@ impl Core {
             None if is_encrypted => Err(not_staged(request)),
             None => Ok(disk),
         }
-    }
-
-    /// What is recorded of the volume as this disk or share; of one that another driver staged nothing is yet.
-    async fn record_of(&self, proven: &Proven) -> Result<Staged, Error> {
-        let record = self.records.load::<Staged>(proven.volume()).await?;
-        let boot = self.host.boot();
-        Ok(match proven {
-            Proven::Disk(device) => record.filter(|record| record.is_of(device)).unwrap_or_else(|| Staged::of(device)),
-            Proven::Share(share) => record
-                .filter(|record| record.share_in(boot) == Some(share.number))
-                .unwrap_or_else(|| Staged::of_share(&share.tag, share.number, boot)),
-        })
     }
 }
 

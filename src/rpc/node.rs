@@ -116,16 +116,12 @@ impl NodeService {
     ) -> Result<csi::NodeStageVolumeResponse, Error> {
         let id = validate::maybe_volume_id(self.profile, &request.volume_id)?;
         let staging_path = validate::path("staging_target_path", &request.staging_target_path)?;
-        let told = validate::map("publish_context", request.publish_context);
-        let told = told.and_then(|told| (self.profile.attachment)(&told));
         let capability = request.volume_capability.as_ref();
-        let (access, read_only) = match &told {
-            Ok(attachment) => share::needed(attachment, capability)?,
-            Err(_) => validate::needed(capability)?,
-        };
+        capability.map_or_else(|| validate::needed(None).map(drop), share::either)?;
         let volume = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
         let blank = may_format(&request.volume_context)?;
-        let attachment = told?;
+        let attachment = (self.profile.attachment)(&validate::map("publish_context", request.publish_context)?)?;
+        let (access, read_only) = share::needed(Some(&attachment), capability)?;
         let content = share::content(&attachment, &request.volume_context, &access)?;
         let key = if content.encrypted { Some(key(request.secrets, NODE_STAGE_SECRET)?) } else { None };
         let Content { mkfs_options, discard, .. } = content;
@@ -148,10 +144,8 @@ impl NodeService {
         capability.map_or(Ok(()), share::either)?;
         let volume = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
         let path = validate::place(&volume, &request.volume_path)?;
-        if let Some(capability) = capability
-            && !self.node.has_share(&volume, &path).await?
-        {
-            validate::capability(capability)?;
+        if capability.is_some() && !self.node.has_share(&volume, &path).await? {
+            validate::needed(capability)?;
         }
         // Whether it is needed is known to the node: this call has no volume context.
         let key = request.secrets.remove(PASSPHRASE).and_then(Key::new);
@@ -198,13 +192,8 @@ impl NodeService {
     async fn publish(self, request: csi::NodePublishVolumeRequest) -> Result<csi::NodePublishVolumeResponse, Error> {
         let id = validate::maybe_volume_id(self.profile, &request.volume_id)?;
         let target_path = validate::path("target_path", &request.target_path)?;
-        let told = (!request.publish_context.is_empty()).then_some(request.publish_context);
-        let attachment = told.map(|told| (self.profile.attachment)(&validate::map("publish_context", told)?));
         let capability = request.volume_capability.as_ref();
-        let (access, reader) = match &attachment {
-            Some(Ok(attachment)) => share::needed(attachment, capability)?,
-            Some(Err(_)) | None => validate::needed(capability)?,
-        };
+        capability.map_or_else(|| validate::needed(None).map(drop), share::either)?;
         let staging_path = match request.staging_target_path.as_str() {
             // CSI 1.13: FAILED_PRECONDITION where the volume has to be staged and no path is given.
             "" => {
@@ -213,9 +202,14 @@ impl NodeService {
             path => validate::path("staging_target_path", path)?,
         };
         let volume = id.ok_or_else(|| Error::VolumeNotFound(super::printable(&request.volume_id)))?;
-        let attachment = attachment.transpose()?;
+        let attachment = if request.publish_context.is_empty() {
+            None
+        } else {
+            Some((self.profile.attachment)(&validate::map("publish_context", request.publish_context)?)?)
+        };
+        let (access, reader) = share::needed(attachment.as_ref(), capability)?;
         let read_only = request.readonly || reader;
-        let single_writer = validate::is_single_writer(request.volume_capability.as_ref());
+        let single_writer = validate::is_single_writer(capability);
         let publish = Publish { volume, staging_path, target_path, access, read_only, single_writer, attachment };
         self.node.publish(publish).await?;
         Ok(csi::NodePublishVolumeResponse {})

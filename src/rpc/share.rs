@@ -13,16 +13,16 @@ use crate::{
     volume::Access,
 };
 
-/// The capability that a call on this volume needs. To one node it is the same how many others have the share; and which
+/// The capability that a call on this volume needs; a volume of which nothing is told is a disk. To one node it is the same how many others have the share; and which
 /// file system it is the cloud has decided, whatever the sidecars fill in.
-pub(super) fn needed(attachment: &Attachment, one: Option<&VolumeCapability>) -> Result<(Access, bool), Error> {
+pub(super) fn needed(attachment: Option<&Attachment>, one: Option<&VolumeCapability>) -> Result<(Access, bool), Error> {
     match attachment {
-        Attachment::Disk { .. } => validate::needed(one),
-        Attachment::Share { .. } => validate::needed(one.map(to_one_node).as_ref()),
+        Some(Attachment::Disk { .. }) | None => validate::needed(one),
+        Some(Attachment::Share { .. }) => validate::needed(one.map(to_one_node).as_ref()),
     }
 }
 
-/// The same where it is not told what the volume is: what a share may have passes.
+/// The same before it is known what the volume is: what a share may have passes.
 pub(super) fn either(one: &VolumeCapability) -> Result<(), Error> {
     validate::capability(one).or_else(|error| validate::capability(&to_one_node(one)).map_err(|_| error)).map(drop)
 }
@@ -96,14 +96,20 @@ mod tests {
             (Mode::MultiNodeMultiWriter, false, false),
         ] {
             for fs_type in ["", "ext4", "virtiofs"] {
-                let (access, reads) = needed(&share, Some(&capability(mode, fs_type))).unwrap();
+                let (access, reads) = needed(Some(&share), Some(&capability(mode, fs_type))).unwrap();
                 assert_eq!((access.fs_type(), reads), (None, read_only), "{mode:?} {fs_type}");
                 assert!(either(&capability(mode, fs_type)).is_ok());
             }
-            assert_eq!(needed(&disk, Some(&capability(mode, "xfs"))).is_ok(), of_disk, "{mode:?}");
+            for attachment in [Some(&disk), None] {
+                assert_eq!(needed(attachment, Some(&capability(mode, "xfs"))).is_ok(), of_disk, "{mode:?}");
+            }
         }
         let unknown = capability(Mode::Unknown, "");
-        assert!(needed(&share, Some(&unknown)).is_err() && needed(&share, None).is_err() && either(&unknown).is_err());
+        assert!(
+            needed(Some(&share), Some(&unknown)).is_err()
+                && needed(Some(&share), None).is_err()
+                && either(&unknown).is_err()
+        );
     }
 
     #[test]

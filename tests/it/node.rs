@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use cloud_block_csi::csi::{
     self, CreateVolumeRequest, NodeGetStorageHealthRequest, NodeGetVolumeHealthRequest, NodeStageVolumeRequest,
+    volume_capability::{AccessMode, AccessType, BlockVolume, access_mode::Mode},
 };
 use tokio::time::Instant;
 use tonic::{Code, Request};
@@ -127,6 +128,60 @@ async fn a_volumes_health_is_told_also_when_it_could_not_be_staged() {
     cluster.leave(0, &pvc).await.unwrap();
     cluster.detach(0, &pvc).await.unwrap();
     cluster.delete(&pvc).await.unwrap();
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_share_every_mode_passes_and_what_only_a_disk_can_be_is_refused() {
+    if skipped("of_a_share_every_mode_passes_and_what_only_a_disk_can_be_is_refused") {
+        return;
+    }
+    let cluster = Cluster::start(&["one"], quick()).await;
+    let mode =
+        |mode: Mode| csi::VolumeCapability { access_mode: Some(AccessMode { mode: mode.into() }), ..mounted("ext4") };
+    let id = "cb676a46-66fd-4dfb-b839-443f2e6c0b60".to_owned();
+    let pvc = Pvc { id, volume_context: BTreeMap::new(), capability: mode(Mode::MultiNodeMultiWriter) };
+    let told = |storage_type: &str, mount_id: &str| {
+        let pairs = [("storage_type", storage_type), ("mount_vol_name", mount_id)];
+        BTreeMap::from(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())))
+    };
+    // No machine that runs tests has a share of this tag.
+    let share = stage_of(&cluster, &pvc, &told("VFS", "9999999999"));
+    let block = csi::VolumeCapability {
+        access_type: Some(AccessType::Block(BlockVolume {})),
+        ..mode(Mode::MultiNodeMultiWriter)
+    };
+    let change = |change: &dyn Fn(&mut NodeStageVolumeRequest)| {
+        let mut request = share.clone();
+        change(&mut request);
+        request
+    };
+    for (request, code, word) in [
+        (share.clone(), Code::Unavailable, "no share of tag 9999999999|no virtiofs"),
+        (
+            change(&|request| request.volume_capability = Some(mode(Mode::MultiNodeReaderOnly))),
+            Code::Unavailable,
+            "no share of tag 9999999999|no virtiofs",
+        ),
+        (change(&|request| request.publish_context = told("vfs", "tag")), Code::InvalidArgument, "mount_vol_name"),
+        (
+            change(&|request| request.publish_context = told("block", "ewr-2f5d7a314fe44f")),
+            Code::InvalidArgument,
+            "ReadWriteOnce",
+        ),
+        (change(&|request| request.volume_capability = Some(block.clone())), Code::InvalidArgument, "volumeMode"),
+        (
+            change(&|request| drop(request.volume_context.insert("encrypted".to_owned(), "true".to_owned()))),
+            Code::InvalidArgument,
+            "volume_context[encrypted]",
+        ),
+    ] {
+        let mut request = Request::new(request);
+        request.set_timeout(Duration::from_secs(2));
+        let status = cluster.nodes[0].clone().node_stage_volume(request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status:?}");
+        assert!(word.split('|').any(|word| status.message().contains(word)), "{status:?}");
+    }
     cluster.end().await;
 }
 

@@ -52,8 +52,10 @@ async fn let_go(machine: &Machine, targets: &[&str]) {
 
 #[tokio::test]
 async fn what_one_workload_writes_the_others_read_and_readers_cannot_write() {
-    let test = "what_one_workload_writes_the_others_read_and_readers_cannot_write";
-    let Some((mut machine, tag)) = with_share(test) else { return };
+    let Some((mut machine, tag)) = with_share("what_one_workload_writes_the_others_read_and_readers_cannot_write")
+    else {
+        return;
+    };
     let stage = stage_of(&tag, machine.path("staging"));
     machine.node.stage(stage.clone(), None).await.unwrap();
     let writer = publish(&machine, &tag, "writer", false).await;
@@ -81,8 +83,9 @@ async fn what_one_workload_writes_the_others_read_and_readers_cannot_write() {
 
 #[tokio::test]
 async fn a_tag_that_the_kernel_does_not_know_is_retried_and_an_option_is_not() {
-    let test = "a_tag_that_the_kernel_does_not_know_is_retried_and_an_option_is_not";
-    let Some((machine, tag)) = with_share(test) else { return };
+    let Some((machine, tag)) = with_share("a_tag_that_the_kernel_does_not_know_is_retried_and_an_option_is_not") else {
+        return;
+    };
     let error = machine.node.stage(stage_of("9999999999", machine.path("staging")), None).await.unwrap_err();
     assert!(matches!(&error, Error::NotYet(text) if text.contains("no share of tag 9999999999")), "{error}");
     let access = Access::Mount { fs_type: None, flags: vec!["no_such_option".to_owned()] };
@@ -107,8 +110,10 @@ async fn a_tag_that_the_kernel_does_not_know_is_retried_and_an_option_is_not() {
 
 #[tokio::test]
 async fn a_share_that_was_taken_away_is_told_of_and_mounted_anew_when_it_is_back() {
-    let test = "a_share_that_was_taken_away_is_told_of_and_mounted_anew_when_it_is_back";
-    let Some((machine, tag)) = with_share(test) else { return };
+    let Some((machine, tag)) = with_share("a_share_that_was_taken_away_is_told_of_and_mounted_anew_when_it_is_back")
+    else {
+        return;
+    };
     let device = device();
     let driver = |what: &str| fs::write(Path::new(DRIVER).join(what), &device).unwrap();
     let stage = stage_of(&tag, machine.path("staging"));
