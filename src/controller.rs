@@ -138,6 +138,8 @@ struct Inner {
     free_since_start: Mutex<HashSet<VolumeId>>,
     /// When each volume was last changed by us, for clouds that want a pause between changes.
     changed: Mutex<HashMap<VolumeId, Instant>>,
+    /// Names of snapshots that were asked for here and whose id no caller has been told yet.
+    untold: Mutex<HashSet<String>>,
     known_attachments: KnownAttachments,
     last_shares: LastShares,
     /// Snapshots that look like a clone's leftovers, and when they were first seen.
@@ -164,6 +166,7 @@ impl Controller {
             attaching: Mutex::default(),
             free_since_start: Mutex::default(),
             changed: Mutex::default(),
+            untold: Mutex::default(),
             known_attachments: KnownAttachments::default(),
             last_shares: LastShares::default(),
             leftovers: tokio::sync::Mutex::default(),

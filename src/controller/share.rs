@@ -126,42 +126,44 @@ impl Inner {
     async fn detach_share_from(&self, id: &VolumeId, node: &NodeId) -> Result<(), Error> {
         let doing = || format!("detaching shared file system {id} from {node}");
         let mut pauses = Pauses::new();
-        let began = Instant::now();
+        let mut taken: Option<Instant> = None;
         loop {
-            let asked = self.shares_api()?.detach_share(id, node).await;
-            self.known_attachments.forget(id);
-            match asked {
-                Ok(()) | Err(CloudError::NotFound(_) | CloudError::Refused { .. }) => {
-                    // That it is off is what the cloud shows, not what it was asked.
-                    match self.shares_api()?.share_attachment(id, node).await {
-                        Err(CloudError::NotFound(_)) => {
-                            info!(volume = %id, %node, "detached");
-                            return Ok(());
-                        }
-                        Ok(_) if began.elapsed() < LONGEST => tokio::time::sleep(LOOK).await,
-                        Ok(_) => {
-                            let after = began.elapsed().as_secs();
-                            return Err(match asked {
-                                Err(cause) => Error::Cloud { doing: doing(), cause },
-                                Ok(()) => {
-                                    Error::NotYet(format!("volume {id} is still attached to {node} after {after} s"))
-                                }
-                            });
-                        }
-                        Err(cause) => {
-                            if !pauses.wait().await {
-                                return Err(Error::Cloud { doing: doing(), cause });
-                            }
-                        }
-                    }
+            // That it is off is what the cloud shows, not what it was asked.
+            match self.shares_api()?.share_attachment(id, node).await {
+                Err(CloudError::NotFound(_)) => {
+                    self.known_attachments.forget(id);
+                    info!(volume = %id, %node, "detached");
+                    return Ok(());
                 }
-                Err(cause) if cause.outcome_is_unknown() || matches!(cause, CloudError::Busy(_)) => {
-                    warn!(volume = %id, %node, error = %cause, "not known whether the detach was taken");
+                Err(cause) => {
                     if !pauses.wait().await {
-                        return Err(Error::OutcomeUnknown { subject: doing(), cause });
+                        return Err(Error::Cloud { doing: doing(), cause });
+                    }
+                    continue;
+                }
+                Ok(_) => {}
+            }
+            match taken {
+                Some(since) if since.elapsed() < LONGEST => {
+                    tokio::time::sleep(LOOK).await;
+                    continue;
+                }
+                Some(since) => {
+                    let after = since.elapsed().as_secs();
+                    return Err(Error::NotYet(format!("volume {id} is still attached to {node} after {after} s")));
+                }
+                None => {}
+            }
+            match self.shares_api()?.detach_share(id, node).await {
+                Ok(()) | Err(CloudError::NotFound(_)) => taken = Some(Instant::now()),
+                Err(cause @ CloudError::Unauthorized(_)) => return Err(Error::Cloud { doing: doing(), cause }),
+                // Perhaps because it is on its way off: the next look tells.
+                Err(cause) => {
+                    warn!(volume = %id, %node, error = %cause, "the detach was not taken for certain");
+                    if !pauses.wait().await {
+                        return Err(Error::Cloud { doing: doing(), cause });
                     }
                 }
-                Err(cause) => return Err(Error::Cloud { doing: doing(), cause }),
             }
         }
     }

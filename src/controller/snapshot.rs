@@ -1,6 +1,9 @@
 //! CreateSnapshot, DeleteSnapshot, ListSnapshots, GetSnapshot, and the snapshots that clones are made by way of.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -68,6 +71,7 @@ impl Wanted<Snapshot> for Taken<'_> {
         let Self { inner, purpose, name, source, regions } = *self;
         let volume = inner.can_be_taken(source, regions).await?;
         let label = Label { region: &volume.region, cluster: inner.cluster.name(), purpose, name }.to_string();
+        inner.untold.lock().unwrap_or_else(PoisonError::into_inner).insert(self.name());
         inner.snapshots_api()?.create_snapshot(source, &label).await.map_err(NotMade::Cloud)
     }
 }
@@ -201,11 +205,19 @@ impl Inner {
         let _held = self.sources.hold(source.as_str());
         let taken = Taken { inner: self, purpose: Purpose::Snapshot, name, source, regions };
         let snapshot = self.snapshots.find_or_make(&taken).await?;
+        let key = Purpose::Snapshot.key(name);
         if snapshot.has_failed() {
+            let untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner).contains(&key);
+            if untold {
+                // Nobody knows its id, so nobody would ever ask for it to be deleted. It holds nothing.
+                self.drop_snapshot(&snapshot.id).await?;
+            }
             let problem = format!("the cloud says that snapshot {} of volume {source} has failed", snapshot.id);
             return Err(Error::Failed(problem));
         }
-        self.restorable_in(snapshot).await
+        let restorable = self.restorable_in(snapshot).await?;
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        Ok(restorable)
     }
 
     /// The disk that a snapshot is wanted of, if it can be had in one of these regions (if any are named).

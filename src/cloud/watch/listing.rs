@@ -16,7 +16,8 @@ pub(super) async fn all<T: Kind>(cloud: &dyn Cloud) -> Result<(Vec<T>, Option<u6
     loop {
         let page = T::page(cloud, cursor.as_deref(), cloud.profile().page_size).await?;
         items.extend(page.items);
-        total = page.total.or(total);
+        // A row that goes while the pages are read may hide another: the greatest count is the one to hold against.
+        total = total.max(page.total);
         let Some(next) = page.next else { return Ok((items, total)) };
         // A cloud that sends us in circles would have us list for ever.
         if !cursors.insert(next.clone()) {
