@@ -16,6 +16,7 @@ mod network;
 mod plan;
 mod process;
 mod request;
+mod snapshots;
 mod story;
 
 use std::{

@@ -8,6 +8,8 @@ mod answer;
 mod block;
 mod instance;
 mod route;
+mod share;
+mod snapshot;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,11 +20,13 @@ use std::{
 use fastrand::Rng;
 use tokio::time::Instant;
 
+use self::block::Block;
 pub(super) use self::{
     answer::Reply,
-    block::Block,
     instance::{Instance, instance_id},
     route::Sent,
+    share::Share,
+    snapshot::{Snapshot, State},
 };
 use super::story::Story;
 
@@ -39,6 +43,12 @@ pub(super) struct Habits {
     pub(super) moving: Range<u64>,
     /// How long a change of size takes to be shown, in ms.
     pub(super) growing: Range<u64>,
+    /// How long a snapshot takes, in ms.
+    pub(super) taking: Range<u64>,
+    /// How many of 1,000 snapshots fail.
+    pub(super) failing: u32,
+    /// In which of its four shapes a snapshot is shown.
+    pub(super) snapshot_shape: u32,
     /// How many rows a page has, whatever more is asked for.
     pub(super) page: usize,
     /// Whether a page goes on from a row number instead of a row: then rows are missed and doubled by what comes and goes.
@@ -59,6 +69,9 @@ impl Default for Habits {
             creating: 1000..3000,
             moving: 2000..5000,
             growing: 0..1,
+            taking: 1000..4000,
+            failing: 0,
+            snapshot_shape: 0,
             page: 500,
             pages_by_number: false,
             unknown_block: 404,
@@ -82,6 +95,14 @@ pub(super) enum Event {
     Off(String),
     /// A volume has another size.
     Sized(String, u64),
+    /// A snapshot has been taken, or not.
+    Taken(String, State),
+    /// A shared file system can be used.
+    ShareActive(String),
+    /// An instance has it.
+    ShareOn(String, String),
+    /// An instance has it no longer.
+    ShareOff(String, String),
     /// Somebody does something in the console.
     Console(Console),
 }
@@ -100,6 +121,8 @@ pub(super) enum Console {
 pub(super) struct Account {
     pub(super) habits: Habits,
     pub(super) blocks: BTreeMap<String, Block>,
+    pub(super) snapshots: BTreeMap<String, Snapshot>,
+    pub(super) shares: BTreeMap<String, Share>,
     pub(super) instances: BTreeMap<String, Instance>,
     /// What happened, for whoever judges it.
     pub(super) story: Story,
@@ -124,6 +147,8 @@ impl Account {
         Self {
             habits,
             blocks: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            shares: BTreeMap::new(),
             instances: BTreeMap::new(),
             story: Story::default(),
             vfs_out_until: Duration::ZERO,
@@ -217,6 +242,10 @@ impl Account {
             Event::On(id, instance) => self.block_is_on(&id, &instance),
             Event::Off(id) => self.block_is_off(&id),
             Event::Sized(id, gb) => self.block_has_size(&id, gb),
+            Event::Taken(id, ends) => self.snapshot_is_taken(&id, ends),
+            Event::ShareActive(id) => self.share_is_active(&id),
+            Event::ShareOn(id, instance) => self.share_is_on(&id, &instance),
+            Event::ShareOff(id, instance) => self.share_is_off(&id, &instance),
             Event::Console(what) => self.console(what),
         }
     }
@@ -232,6 +261,10 @@ impl Account {
     /// How long something takes this time.
     fn some(&mut self, range: Range<u64>) -> Duration {
         Duration::from_millis(self.rng.u64(range))
+    }
+
+    fn chance(&mut self, permille: u32) -> bool {
+        self.rng.u32(0..1000) < permille
     }
 
     fn new_id(&mut self) -> String {

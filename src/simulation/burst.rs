@@ -23,14 +23,14 @@ fn attach(instances: &[usize]) -> (Duration, Vec<Answered>, Answered, usize) {
     fastrand::seed(7);
     let settings = &settings;
     live(settings, &Mortal::new(), |service| async move {
-        let make = |number: usize| Ask::Create { name: format!("pvc-{number}"), gib: 10, hdd: false };
+        let make = |number: usize| Ask::disk(format!("pvc-{number}"));
         let asks: Vec<Ask> = (0..=instances.len()).map(make).collect();
         let made = join_all(asks.iter().map(|ask| ask.make(&service))).await;
         let publishes: Vec<Ask> = made
             .into_iter()
             .zip(instances.iter().chain(&instances[..1]))
             .map(|(said, instance)| match said {
-                Ok(Said::Volume(id, ..)) => Ask::Publish { id, node: instance_id(*instance) },
+                Ok(Said::Volume(id, ..)) => Ask::Publish { id, node: instance_id(*instance), shared: false },
                 other => panic!("a create is answered {other:?}"),
             })
             .collect();

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tonic::Code;
 
 use super::{
-    request::{Answered, Ask, GIB, Said},
+    request::{Answered, Ask, From, GIB, Said},
+    snapshots::Taken,
     story::{Shown, Story},
 };
 
@@ -23,28 +24,49 @@ fn promised(story: &Story, ask: &Ask, began: Duration, ended: Duration, said: &S
         story.volumes.get(id).is_some_and(|life| life.between(began, ended).any(is))
     };
     let holds = match (ask, said) {
-        (Ask::Create { name, gib, hdd }, Said::Volume(id, bytes, region)) => {
+        (Ask::Create { name, gib, class, from }, Said::Volume(id, bytes, region)) => {
             let Some(life) = story.volumes.get(id) else { return Some("there is no such volume".to_owned()) };
-            let kind = if *hdd { "storage_opt" } else { "high_perf" };
+            let of = |snapshot: &String| story.snapshots.0.get(snapshot).map(|taken| taken.source.clone());
+            let filled = match from {
+                From::Nothing => life.snapshot.is_empty(),
+                From::Snapshot(snapshot) => life.snapshot == *snapshot,
+                From::Volume(source) => of(&life.snapshot).as_ref() == Some(source),
+            };
             let fits = |shown: &Shown| shown.active && i64::try_from(shown.gb).is_ok_and(|gb| gb * GIB == *bytes);
             life.label == *name
-                && life.kind == kind
+                && life.kind == class.kind()
+                && filled
                 && region.eq_ignore_ascii_case(&life.region)
                 && *bytes >= gib * GIB
                 && seen(id, &fits)
         }
         (Ask::Delete { id }, _) => story.volumes.get(id).is_none_or(|life| life.gone.is_some()),
-        (Ask::Publish { id, node }, Said::Context(context)) => {
-            let serial_is_told = context.get("mount_vol_name").is_some_and(|serial| !serial.is_empty());
-            serial_is_told && seen(id, &|shown| shown.on.as_ref() == Some(node))
+        (Ask::Publish { id, node, .. }, Said::Context(context)) => {
+            let name_is_told = context.get("mount_vol_name").is_some_and(|name| !name.is_empty());
+            name_is_told && seen(id, &|shown| shown.on.contains(node))
         }
         (Ask::Unpublish { id, node }, _) => {
-            let off = |shown: &Shown| shown.on.as_ref().is_none_or(|on| !node.is_empty() && on != node);
+            let off = |shown: &Shown| if node.is_empty() { shown.on.is_empty() } else { !shown.on.contains(node) };
             story.volumes.get(id).is_none_or(|life| life.gone.is_some()) || seen(id, &off)
         }
         (Ask::Expand { id, gib }, Said::Size(bytes)) => {
             let fits = |shown: &Shown| i64::try_from(shown.gb).is_ok_and(|gb| gb * GIB == *bytes && gb >= *gib);
             seen(id, &fits)
+        }
+        (Ask::Snapshot { name, source }, Said::Snapshot(id, of, bytes, ready)) => {
+            let taken = story.snapshots.0.get(id);
+            taken.is_some_and(|taken| {
+                let complete = taken.complete.is_some_and(|complete| complete <= ended);
+                taken.description.ends_with(&format!(" snapshot={name}"))
+                    && taken.source == *source
+                    && taken.source == *of
+                    && i64::try_from(taken.gb).is_ok_and(|gb| gb * GIB == *bytes)
+                    && taken.gone.is_none_or(|gone| gone >= began)
+                    && (complete || !ready)
+            })
+        }
+        (Ask::DeleteSnapshot { snapshot }, _) => {
+            story.snapshots.0.get(snapshot).is_none_or(|taken| taken.gone.is_some())
         }
         _ => false,
     };
@@ -56,7 +78,7 @@ fn refused(story: &Story, ask: &Ask, began: Duration, ended: Duration, code: Cod
     let is_gone = life.is_none_or(|life| life.gone.is_some());
     let node_is_gone = |node: &String| story.instances_gone.contains_key(node) || !story.instances.contains(node);
     let on_some = |is: &dyn Fn(&String) -> bool| {
-        life.is_some_and(|life| life.between(began, ended).any(|shown| shown.on.as_ref().is_some_and(is)))
+        life.is_some_and(|life| life.between(began, ended).any(|shown| shown.on.iter().any(is)))
     };
     match (ask, code) {
         (_, Code::DeadlineExceeded | Code::Unavailable | Code::Aborted) => None,
@@ -67,12 +89,27 @@ fn refused(story: &Story, ask: &Ask, began: Duration, ended: Duration, code: Cod
         (Ask::Publish { node, .. }, Code::FailedPrecondition) => {
             (!on_some(&|on| on != node)).then(|| "it is on no other node".to_owned())
         }
+        (Ask::Snapshot { .. } | Ask::Create { .. }, Code::Internal) if story.snapshots.any_failed() => None,
+        (Ask::DeleteSnapshot { .. } | Ask::Delete { .. }, Code::FailedPrecondition) if text.contains("from it") => None,
+        (Ask::Snapshot { source, .. } | Ask::Create { from: From::Volume(source), .. }, Code::NotFound) => {
+            let gone = story.volumes.get(source).is_none_or(|life| life.gone.is_some());
+            (!gone).then(|| "its source is there".to_owned())
+        }
+        (Ask::Create { from: From::Snapshot(source), .. }, Code::NotFound) => {
+            let gone = story.snapshots.0.get(source).is_none_or(|taken| taken.gone.is_some());
+            (!gone).then(|| "its source is there".to_owned())
+        }
+        (Ask::Snapshot { name, source }, Code::AlreadyExists) => {
+            let key = format!(" snapshot={name}");
+            let other = |taken: &Taken| taken.description.ends_with(&key) && taken.source != *source;
+            (!story.snapshots.0.values().any(other)).then(|| "there is no other of that name".to_owned())
+        }
         (Ask::Delete { .. }, Code::FailedPrecondition) => (!on_some(&|_| true)).then(|| "it is on no node".to_owned()),
-        (Ask::Create { name, gib, hdd }, Code::AlreadyExists) => {
+        (Ask::Create { name, gib, class, .. }, Code::AlreadyExists) => {
             let other = |id: &String| {
                 let life = &story.volumes[id];
                 let differs = |shown: &Shown| i64::try_from(shown.gb).is_ok_and(|gb| gb != *gib);
-                life.between(began, ended).any(differs) || (life.kind == "high_perf") == *hdd
+                life.between(began, ended).any(differs) || life.kind != class.kind()
             };
             let exists = story.named.get(name).is_some_and(|ids| ids.iter().any(other));
             (!exists).then(|| "there is no other volume of that name".to_owned())

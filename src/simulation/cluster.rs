@@ -1,16 +1,22 @@
 //! What Kubernetes knows of its volumes and wants of them, and the calls that its sidecars make of that.
 //!
 //! One actor stands for one object that a sidecar works on: the claim (external-provisioner), the attachment
-//! (external-attacher), the size (external-resizer). An actor makes one call at a time and repeats it until it succeeds.
+//! (external-attacher), the size (external-resizer), the snapshot (external-snapshotter). An actor makes one call at a
+//! time and repeats it until it succeeds.
+
+mod object;
+mod unmet;
+mod want;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tonic::Code;
 
+use self::object::{Attachment, Claim, Snapshot};
 use super::{
-    account::{Account, instance_id},
-    plan::{Manners, Step, Stray},
-    request::{Answered, Ask, GIB, Said},
+    account::instance_id,
+    plan::{Content, Manners, Plan},
+    request::{Answered, Ask, Class, From, GIB, Said},
 };
 
 /// Who makes calls.
@@ -19,189 +25,73 @@ pub(super) enum Actor {
     Claim(usize),
     Attachment(usize, usize),
     Size(usize),
-}
-
-/// A claim and its volume.
-#[derive(Debug, Clone)]
-pub(super) struct Claim {
-    pub(super) name: String,
-    pub(super) wanted: bool,
-    /// Whether a volume may exist of a create that has not ended for certain.
-    begun: bool,
-    pub(super) id: Option<String>,
-    created_gib: i64,
-    wanted_gib: i64,
-    /// The size that was reported.
-    gib: i64,
-}
-
-/// That a node has a claim, or will.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Attachment {
-    pub(super) wanted: bool,
-    tried: bool,
-    attached: bool,
+    Snapshot(usize),
 }
 
 /// The cluster.
 #[derive(Debug)]
 pub(super) struct Cluster {
-    pub(super) claims: Vec<Claim>,
-    pub(super) attachments: BTreeMap<(usize, usize), Attachment>,
+    claims: Vec<Claim>,
+    attachments: BTreeMap<(usize, usize), Attachment>,
+    snapshots: Vec<Snapshot>,
     nodes_gone: BTreeSet<usize>,
     nodes: usize,
     manners: Manners,
 }
 
 impl Cluster {
-    pub(super) fn new(claims: usize, nodes: usize, manners: Manners) -> Self {
-        let claim = |number| Claim {
-            name: format!("pvc-{number}"),
-            wanted: false,
-            begun: false,
-            id: None,
-            created_gib: 10,
-            wanted_gib: 10,
-            gib: 0,
-        };
+    pub(super) fn new(plan: &Plan) -> Self {
         Self {
-            claims: (0..claims).map(claim).collect(),
+            claims: plan.claims.iter().enumerate().map(|(number, content)| Claim::new(number, *content)).collect(),
             attachments: BTreeMap::new(),
+            snapshots: plan.snapshots.iter().enumerate().map(|(number, of)| Snapshot::new(number, *of)).collect(),
             nodes_gone: BTreeSet::new(),
-            nodes,
-            manners,
+            nodes: plan.nodes,
+            manners: plan.manners.clone(),
         }
     }
 
     pub(super) fn actors(&self) -> Vec<Actor> {
-        let claims = 0..self.claims.len();
         let each = |claim| {
             let attachments = (0..self.nodes).map(move |node| Actor::Attachment(claim, node));
             [Actor::Claim(claim), Actor::Size(claim)].into_iter().chain(attachments)
         };
-        claims.flat_map(each).collect()
+        let snapshots = (0..self.snapshots.len()).map(Actor::Snapshot);
+        (0..self.claims.len()).flat_map(each).chain(snapshots).collect()
     }
 
-    /// Changes what is wanted.
-    pub(super) fn want(&mut self, step: Step) {
-        match step {
-            Step::Claim(claim) => {
-                let claim = &mut self.claims[claim];
-                if !claim.wanted && claim.id.is_none() && !claim.begun {
-                    claim.wanted = true;
-                    claim.wanted_gib = claim.created_gib;
-                }
-            }
-            Step::Unclaim(claim) => {
-                self.claims[claim].wanted = false;
-                self.attachments.iter_mut().filter(|((of, _), _)| *of == claim).for_each(|(_, a)| a.wanted = false);
-            }
-            Step::Attach(claim, node) => {
-                let taken = self.attachments.keys().any(|(of, _)| *of == claim);
-                let may = self.claims[claim].wanted && !self.nodes_gone.contains(&node);
-                if may && (!taken || self.manners.two_at_once) && !self.attachments.contains_key(&(claim, node)) {
-                    self.attachments.insert((claim, node), Attachment { wanted: true, ..Attachment::default() });
-                }
-            }
-            Step::Detach(claim, node) => {
-                if let Some(attachment) = self.attachments.get_mut(&(claim, node)) {
-                    attachment.wanted = false;
-                }
-            }
-            Step::Grow(claim, by) => self.claims[claim].wanted_gib += by,
-            _ => {}
+    fn is_on_a_node(&self, claim: usize) -> bool {
+        self.attachments.keys().any(|(of, _)| *of == claim)
+    }
+
+    /// What a claim is to be filled from; `None` while there is no such thing.
+    fn source(&self, claim: &Claim) -> Option<From> {
+        if let Some(source) = &claim.source {
+            return Some(source.clone());
         }
-        self.forget_the_untried();
-    }
-
-    /// A node is gone: nothing is wanted on it.
-    pub(super) fn lose(&mut self, node: usize) {
-        self.nodes_gone.insert(node);
-        self.attachments.iter_mut().filter(|((_, on), _)| *on == node).for_each(|(_, a)| a.wanted = false);
-        self.forget_the_untried();
-    }
-
-    /// What was never asked for needs no call to be over.
-    fn forget_the_untried(&mut self) {
-        self.attachments.retain(|_, attachment| attachment.wanted || attachment.tried);
-    }
-
-    /// Takes every claim for one node at most, so that all that is wanted can be had; and has everything that somebody
-    /// meddled with looked at anew, as the attacher does by listing the volumes.
-    pub(super) fn come_to_rest(&mut self, account: &Account) {
-        for claim in 0..self.claims.len() {
-            let attachments = self.attachments.iter_mut().filter(|((of, _), _)| *of == claim);
-            for (_, attachment) in attachments.filter(|(_, attachment)| attachment.wanted).skip(1) {
-                attachment.wanted = false;
+        match claim.content {
+            Content::Blank | Content::Shared => Some(From::Nothing),
+            Content::Restored(snapshot) => {
+                let snapshot = self.snapshots.get(snapshot)?;
+                snapshot.id.clone().filter(|_| snapshot.ready && snapshot.wanted).map(From::Snapshot)
             }
-        }
-        self.forget_the_untried();
-        for ((claim, _), attachment) in &mut self.attachments {
-            if self.claims[*claim].id.as_ref().is_some_and(|id| account.story.volumes[id].meddled) {
-                attachment.attached = false;
+            Content::Cloned(of) => {
+                let of = &self.claims[of];
+                of.id.clone().filter(|_| of.wanted).map(From::Volume)
             }
         }
     }
 
-    /// Whether an instance has a volume by the cluster's own doing.
-    pub(super) fn has(&self, id: &str, on: &str) -> bool {
-        let is =
-            |(claim, node): &(usize, usize)| self.claims[*claim].id.as_deref() == Some(id) && instance_id(*node) == on;
-        self.attachments.keys().any(is)
+    /// Whether something is being made from a claim's volume, which Kubernetes then protects.
+    fn is_source(&self, number: usize) -> bool {
+        let cloned = |claim: &Claim| claim.content == Content::Cloned(number) && claim.begun && claim.id.is_none();
+        let taken = |snapshot: &Snapshot| snapshot.of == number && snapshot.begun && snapshot.id.is_none();
+        self.claims.iter().any(cloned) || self.snapshots.iter().any(taken)
     }
 
-    /// The call of somebody who is confused, where it cannot do harm.
-    pub(super) fn stray(&self, stray: Stray) -> Option<Ask> {
-        let id = |claim: usize| self.claims[claim].id.clone();
-        match stray {
-            Stray::Unpublish(claim, node) => {
-                let elsewhere = !self.attachments.contains_key(&(claim, node));
-                Some(Ask::Unpublish { id: id(claim)?, node: instance_id(node) }).filter(|_| elsewhere)
-            }
-            Stray::PublishNowhere(claim) => Some(Ask::Publish { id: id(claim)?, node: instance_id(99) }),
-            Stray::Delete(claim) => {
-                let attached = self.attachments.iter().any(|((of, _), a)| *of == claim && a.attached && a.wanted);
-                Some(Ask::Delete { id: id(claim)? }).filter(|_| attached)
-            }
-        }
-    }
-
-    /// Calls that ask for what is so already, and what has to be said to them.
-    pub(super) fn repeats(&self, account: &Account) -> Vec<(Ask, bool)> {
-        let mut repeats = Vec::new();
-        for (number, claim) in self.claims.iter().enumerate().filter(|(_, claim)| claim.wanted) {
-            let (Some(id), name) = (claim.id.clone(), claim.name.clone()) else { continue };
-            if account.story.is_taken_away(&id) {
-                continue;
-            }
-            let size = claim.created_gib;
-            if account.blocks.get(&id).is_some_and(|block| i64::try_from(block.gb) == Ok(size)) {
-                repeats.push((Ask::Create { name: name.clone(), gib: size, hdd: false }, true));
-            }
-            repeats.push((Ask::Create { name: name.clone(), gib: size + 40, hdd: false }, false));
-            repeats.push((Ask::Create { name, gib: size, hdd: true }, false));
-            repeats.push((Ask::Expand { id: id.clone(), gib: claim.gib }, true));
-            for node in 0..self.nodes {
-                let (id, name) = (id.clone(), instance_id(node));
-                let here = self.attachments.contains_key(&(number, node));
-                let away = !self.attachments.keys().any(|(of, _)| *of == number);
-                match (here, away) {
-                    (true, _) => repeats.push((Ask::Publish { id, node: name }, true)),
-                    (false, true) => repeats.push((Ask::Unpublish { id, node: name }, true)),
-                    (false, false) => {
-                        repeats.push((Ask::Publish { id: id.clone(), node: name.clone() }, false));
-                        repeats.push((Ask::Unpublish { id, node: name }, true));
-                    }
-                }
-            }
-            repeats.push((Ask::Delete { id }, !self.attachments.keys().any(|(of, _)| *of == number)));
-        }
-        repeats.retain(|(ask, done)| !(*done && matches!(ask, Ask::Delete { .. })));
-        repeats
-    }
-
-    pub(super) fn want_nothing(&mut self) {
-        (0..self.claims.len()).for_each(|claim| self.want(Step::Unclaim(claim)));
+    fn create(&self, claim: &Claim) -> Option<Ask> {
+        let class = if claim.content == Content::Shared { Class::Vfs } else { Class::Nvme };
+        Some(Ask::Create { name: claim.name.clone(), gib: claim.created_gib, class, from: self.source(claim)? })
     }
 
     /// The call that an actor has to make.
@@ -209,12 +99,10 @@ impl Cluster {
         match actor {
             Actor::Claim(number) => {
                 let claim = &self.claims[number];
-                let on_a_node = self.attachments.keys().any(|(of, _)| *of == number);
+                let may_go = !self.is_on_a_node(number) || self.manners.hasty;
                 match &claim.id {
-                    None if claim.wanted || claim.begun => {
-                        Some(Ask::Create { name: claim.name.clone(), gib: claim.created_gib, hdd: false })
-                    }
-                    Some(id) if !claim.wanted && (!on_a_node || self.manners.hasty) => {
+                    None if claim.wanted || claim.begun => self.create(claim),
+                    Some(id) if !claim.wanted && may_go && !self.is_source(number) => {
                         Some(Ask::Delete { id: id.clone() })
                     }
                     _ => None,
@@ -222,9 +110,10 @@ impl Cluster {
             }
             Actor::Attachment(claim, node) => {
                 let attachment = self.attachments.get(&(claim, node))?;
+                let shared = self.claims[claim].content == Content::Shared;
                 let (id, node) = (self.claims[claim].id.clone()?, instance_id(node));
                 match attachment {
-                    Attachment { wanted: true, attached: false, .. } => Some(Ask::Publish { id, node }),
+                    Attachment { wanted: true, attached: false, .. } => Some(Ask::Publish { id, node, shared }),
                     Attachment { wanted: false, .. } => Some(Ask::Unpublish { id, node }),
                     _ => None,
                 }
@@ -234,17 +123,41 @@ impl Cluster {
                 let id = claim.id.clone().filter(|_| claim.wanted && claim.gib < claim.wanted_gib)?;
                 Some(Ask::Expand { id, gib: claim.wanted_gib })
             }
+            Actor::Snapshot(number) => {
+                let snapshot = &self.snapshots[number];
+                let restored =
+                    |claim: &Claim| claim.content == Content::Restored(number) && claim.begun && claim.id.is_none();
+                match &snapshot.id {
+                    Some(id) if !snapshot.wanted && !self.claims.iter().any(restored) => {
+                        Some(Ask::DeleteSnapshot { snapshot: id.clone() })
+                    }
+                    Some(_) if !snapshot.wanted => None,
+                    _ if snapshot.ready || !(snapshot.wanted || snapshot.begun) => None,
+                    _ => {
+                        let of = &self.claims[snapshot.of];
+                        let source = snapshot.source.clone().or_else(|| of.id.clone().filter(|_| of.wanted))?;
+                        Some(Ask::Snapshot { name: snapshot.name.clone(), source })
+                    }
+                }
+            }
         }
     }
 
     /// A call is made: from here on its effect may come about.
-    pub(super) fn begins(&mut self, actor: Actor) {
-        match actor {
-            Actor::Claim(claim) if self.claims[claim].id.is_none() => self.claims[claim].begun = true,
-            Actor::Attachment(claim, node) => {
+    pub(super) fn begins(&mut self, actor: Actor, ask: &Ask) {
+        match (actor, ask) {
+            (Actor::Claim(claim), Ask::Create { from, .. }) => {
+                let claim = &mut self.claims[claim];
+                (claim.begun, claim.source) = (true, Some(from.clone()));
+            }
+            (Actor::Attachment(claim, node), _) => {
                 if let Some(attachment) = self.attachments.get_mut(&(claim, node)) {
                     attachment.tried = true;
                 }
+            }
+            (Actor::Snapshot(number), Ask::Snapshot { source, .. }) => {
+                let snapshot = &mut self.snapshots[number];
+                (snapshot.begun, snapshot.source) = (true, Some(source.clone()));
             }
             _ => {}
         }
@@ -262,13 +175,15 @@ impl Cluster {
             (Actor::Claim(claim), Ask::Create { .. }, Ok(Said::Volume(id, bytes, _))) => {
                 let claim = &mut self.claims[claim];
                 (claim.id, claim.gib) = (Some(id.clone()), bytes / GIB);
+                claim.wanted_gib = claim.wanted_gib.max(claim.gib);
             }
             (Actor::Claim(claim), Ask::Create { .. }, Err((code, _))) if is_final(*code) => {
-                self.claims[claim].begun = false;
+                let claim = &mut self.claims[claim];
+                (claim.begun, claim.source) = (false, None);
             }
             (Actor::Claim(number), Ask::Delete { .. }, Ok(_)) => {
                 let claim = &mut self.claims[number];
-                (claim.id, claim.begun, claim.gib) = (None, false, 0);
+                (claim.id, claim.begun, claim.gib, claim.source) = (None, false, 0, None);
                 // Whoever still holds an attachment of a volume that is gone finds nothing to detach.
                 self.attachments.retain(|(of, _), _| *of != number);
             }
@@ -283,57 +198,32 @@ impl Cluster {
             (Actor::Size(claim), Ask::Expand { .. }, Ok(Said::Size(bytes))) => {
                 self.claims[claim].gib = self.claims[claim].gib.max(bytes / GIB);
             }
+            (Actor::Snapshot(number), Ask::Snapshot { .. }, Ok(Said::Snapshot(id, _, _, ready))) => {
+                let snapshot = &mut self.snapshots[number];
+                (snapshot.id, snapshot.ready) = (Some(id.clone()), *ready);
+            }
+            (Actor::Snapshot(number), Ask::Snapshot { .. }, Err((code, _)))
+                if is_final(*code) || *code == Code::ResourceExhausted =>
+            {
+                let snapshot = &mut self.snapshots[number];
+                (snapshot.begun, snapshot.source) = (false, None);
+            }
+            (Actor::Snapshot(number), Ask::DeleteSnapshot { .. }, Ok(_)) => {
+                let snapshot = &mut self.snapshots[number];
+                *snapshot = Snapshot::new(number, snapshot.of);
+            }
             _ => {}
         }
     }
 
-    /// What is wanted and not so, or so and not wanted.
-    pub(super) fn unmet(&self, account: &Account) -> Vec<String> {
-        let mut unmet = Vec::new();
-        let mut known = BTreeSet::new();
-        for (number, claim) in self.claims.iter().enumerate() {
-            known.extend(&claim.id);
-            if claim.id.as_ref().is_some_and(|id| account.story.is_taken_away(id)) {
-                // Somebody in the console deleted it: nothing more can be had of it but its end.
-                if !claim.wanted {
-                    unmet.push(format!("{} is to be deleted", claim.name));
-                }
-                continue;
-            }
-            match (&claim.id, claim.wanted) {
-                (None, true) => unmet.push(format!("{} has no volume", claim.name)),
-                (Some(_), false) => unmet.push(format!("{} is to be deleted", claim.name)),
-                (None, false) if claim.begun => unmet.push(format!("{} may have a volume", claim.name)),
-                (Some(id), true) => {
-                    let wanted = self.attachments.iter().find(|((of, _), a)| *of == number && a.wanted);
-                    let wanted = wanted.map(|((_, node), _)| instance_id(*node));
-                    match account.blocks.get(id) {
-                        None => unmet.push(format!("volume {id} of {} is lost", claim.name)),
-                        Some(block) if block.on != wanted => {
-                            unmet.push(format!("{} is on {:?}, wanted on {wanted:?}", claim.name, block.on));
-                        }
-                        Some(block) if i64::try_from(block.gb).unwrap_or_default() < claim.wanted_gib => {
-                            unmet.push(format!("{} has {} of {} GiB", claim.name, block.gb, claim.wanted_gib));
-                        }
-                        Some(_) => {}
-                    }
-                    let leaving = self.attachments.iter().find(|((of, _), a)| *of == number && !a.wanted);
-                    unmet.extend(leaving.map(|((_, node), _)| format!("{} is to leave node {node}", claim.name)));
-                }
-                _ => {}
-            }
-        }
-        let asked = self.actors().into_iter().filter_map(|actor| self.next(actor));
-        let asked = asked.filter(|ask| ask.id().is_none_or(|id| !account.story.is_taken_away(id)));
-        unmet.extend(asked.map(|ask| format!("{ask:?} has not succeeded")));
-        let strangers = account.blocks.iter().filter(|(id, _)| !known.contains(id));
-        unmet.extend(strangers.map(|(id, block)| format!("volume {id}, named {}, is leaked", block.label)));
-        unmet
+    /// Whether an actor has to make its call again though it succeeded: a snapshot is asked for until it is ready.
+    pub(super) fn is_waiting(&self, actor: Actor) -> bool {
+        matches!(actor, Actor::Snapshot(number) if self.snapshots[number].id.is_some() && !self.snapshots[number].ready)
     }
 }
 
 /// Whether the provisioner takes an error for the word that no volume exists.
-pub(super) fn is_final(code: Code) -> bool {
+fn is_final(code: Code) -> bool {
     !matches!(
         code,
         Code::DeadlineExceeded | Code::Unavailable | Code::Aborted | Code::Cancelled | Code::ResourceExhausted

@@ -100,10 +100,10 @@ async fn whole_life(settings: Settings, service: ControllerService, name: String
         account.story.asked(now, ask);
     };
     let mut errors = Vec::new();
-    let said = until_done(Ask::Create { name, gib: 10, hdd: false }, &service, &mut errors).await;
+    let said = until_done(Ask::disk(name), &service, &mut errors).await;
     let Said::Volume(id, ..) = said else { panic!("a create says {said:?}") };
     for ask in [
-        Ask::Publish { id: id.clone(), node: node.clone() },
+        Ask::Publish { id: id.clone(), node: node.clone(), shared: false },
         Ask::Unpublish { id: id.clone(), node },
         Ask::Delete { id },
     ] {

@@ -22,6 +22,10 @@ pub(super) enum Step {
     Detach(usize, usize),
     /// A claim is to grow by so many GiB.
     Grow(usize, i64),
+    /// A snapshot is wanted.
+    Snap(usize),
+    /// It is wanted no longer.
+    Unsnap(usize),
     /// A call that the state of things does not ask for.
     Stray(Stray),
     Console(Console),
@@ -61,13 +65,27 @@ pub(super) struct Manners {
     pub(super) twins: u32,
 }
 
+/// What a claim's volume has in it at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    Blank,
+    /// It is a file system that many nodes share.
+    Shared,
+    /// What a snapshot has.
+    Restored(usize),
+    /// What another claim's volume has.
+    Cloned(usize),
+}
+
 /// A history before it is run.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) seed: u64,
     pub(super) habits: Habits,
     pub(super) manners: Manners,
-    pub(super) claims: usize,
+    pub(super) claims: Vec<Content>,
+    /// The claims that snapshots are taken of.
+    pub(super) snapshots: Vec<usize>,
     pub(super) nodes: usize,
     /// How many of 1,000 requests something goes wrong with.
     pub(super) permille: u32,
@@ -78,19 +96,20 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn of(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let (claims, nodes) = (rng.usize(1..4), rng.usize(2..4));
+        let nodes = rng.usize(2..4);
         // Some histories are of fair weather, so that what they cost can be held against a bound.
         let calm = rng.u32(0..10) == 0;
         let permille = if calm { 0 } else { [0, 20, 50, 150, 300][rng.usize(0..5)] };
         let console = !calm && rng.u32(0..3) == 0;
         let crashes = !calm && rng.bool();
-        let count = rng.usize(6..16);
-        let mut steps: Vec<(Duration, Step)> = (0..claims).map(|claim| (gap(&mut rng), Step::Claim(claim))).collect();
-        for _ in 0..count {
-            let step = step(&mut rng, claims, nodes, console, crashes);
+        let (claims, snapshots) = volumes(&mut rng, console);
+        let mut steps: Vec<(Duration, Step)> =
+            (0..claims.len()).map(|claim| (gap(&mut rng), Step::Claim(claim))).collect();
+        for _ in 0..rng.usize(6..24) {
+            let step = step(&mut rng, (claims.len(), snapshots.len()), nodes, console, crashes);
             steps.push((gap(&mut rng), step));
         }
-        Self { seed, habits: habits(&mut rng), manners: manners(&mut rng), claims, nodes, permille, steps }
+        Self { seed, habits: habits(&mut rng), manners: manners(&mut rng), claims, snapshots, nodes, permille, steps }
     }
 
     /// Whether everything that happens is the driver's own doing.
@@ -100,14 +119,33 @@ impl Plan {
     }
 }
 
+/// The claims, and the claims that snapshots are taken of. Where somebody plays in the console they are plain.
+fn volumes(rng: &mut Rng, console: bool) -> (Vec<Content>, Vec<usize>) {
+    let plain = console || rng.bool();
+    let mut claims = vec![Content::Blank];
+    let snapshots = if plain { Vec::new() } else { vec![0; rng.usize(0..3)] };
+    for _ in 0..rng.usize(0..3) {
+        let content = match rng.u32(0..10) {
+            0..3 if !plain => Content::Shared,
+            3..6 if !plain => Content::Cloned(0),
+            6..9 if !snapshots.is_empty() => Content::Restored(rng.usize(0..snapshots.len())),
+            _ => Content::Blank,
+        };
+        claims.push(content);
+    }
+    (claims, snapshots)
+}
+
 fn gap(rng: &mut Rng) -> Duration {
     let most = [300, 3000, 30_000][rng.usize(0..3)];
     Duration::from_millis(rng.u64(0..most))
 }
 
-fn step(rng: &mut Rng, claims: usize, nodes: usize, console: bool, crashes: bool) -> Step {
+fn step(rng: &mut Rng, (claims, snapshots): (usize, usize), nodes: usize, console: bool, crashes: bool) -> Step {
     let (claim, node) = (rng.usize(0..claims), rng.usize(0..nodes));
     match rng.u32(0..100) {
+        0..8 if snapshots > 0 => Step::Snap(rng.usize(0..snapshots)),
+        50..54 if snapshots > 0 => Step::Unsnap(rng.usize(0..snapshots)),
         70..80 if crashes => {
             let moment = [Moment::Begun, Moment::TookEffect, Moment::Answered][rng.usize(0..3)];
             let when = (rng.u32(0..4) != 0).then(|| (moment, rng.usize(1..12)));
@@ -141,6 +179,9 @@ fn habits(rng: &mut Rng) -> Habits {
         creating: if slow { 1000..40_000 } else { 0..3000 },
         moving: if slow { 2000..25_000 } else { 300..5000 },
         growing: if rng.bool() { 0..1 } else { 0..4000 },
+        taking: if slow { 1000..60_000 } else { 200..5000 },
+        failing: 0,
+        snapshot_shape: rng.u32(0..4),
         page: [1, 2, 3, 500][rng.usize(0..4)],
         pages_by_number: false,
         unknown_block: [404, 400][rng.usize(0..2)],

@@ -7,23 +7,63 @@ use tonic::{Code, Request, Response, Status};
 use crate::{
     csi::{
         CapacityRange, ControllerExpandVolumeRequest, ControllerPublishVolumeRequest, ControllerUnpublishVolumeRequest,
-        CreateVolumeRequest, DeleteVolumeRequest, VolumeCapability,
+        CreateSnapshotRequest, CreateVolumeRequest, DeleteSnapshotRequest, DeleteVolumeRequest, VolumeCapability,
+        VolumeContentSource,
         controller_server::Controller,
         volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
+        volume_content_source::{SnapshotSource, Type, VolumeSource},
     },
     rpc::ControllerService,
 };
 
 pub(super) const GIB: i64 = 1 << 30;
 
+/// What a class asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    Nvme,
+    Hdd,
+    Vfs,
+}
+
+impl Class {
+    fn parameters(self) -> BTreeMap<String, String> {
+        let (key, value) = match self {
+            Self::Nvme => ("disk_type", "nvme"),
+            Self::Hdd => ("disk_type", "hdd"),
+            Self::Vfs => ("storage_type", "vfs"),
+        };
+        BTreeMap::from([(key.to_owned(), value.to_owned())])
+    }
+
+    /// The cloud's word for it.
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Self::Nvme => "high_perf",
+            Self::Hdd => "storage_opt",
+            Self::Vfs => "vfs",
+        }
+    }
+}
+
+/// What a volume is to have the content of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum From {
+    Nothing,
+    Snapshot(String),
+    Volume(String),
+}
+
 /// What is asked of the controller.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ask {
-    Create { name: String, gib: i64, hdd: bool },
+    Create { name: String, gib: i64, class: Class, from: From },
     Delete { id: String },
-    Publish { id: String, node: String },
+    Publish { id: String, node: String, shared: bool },
     Unpublish { id: String, node: String },
     Expand { id: String, gib: i64 },
+    Snapshot { name: String, source: String },
+    DeleteSnapshot { snapshot: String },
 }
 
 /// What the controller says, as far as anybody acts on it.
@@ -31,6 +71,8 @@ pub(super) enum Ask {
 pub(super) enum Said {
     /// A volume's id, its size in bytes and its region.
     Volume(String, i64, String),
+    /// A snapshot's id, the volume it is of, its size in bytes, and whether it is ready.
+    Snapshot(String, String, i64, bool),
     /// A publish context.
     Context(BTreeMap<String, String>),
     /// A size in bytes.
@@ -41,11 +83,12 @@ pub(super) enum Said {
 /// Every answer to a call: what is said, or a code and a text.
 pub(super) type Answered = Result<Said, (Code, String)>;
 
-pub(super) fn capability() -> VolumeCapability {
+fn capability(shared: bool) -> VolumeCapability {
     let mount = MountVolume { fs_type: "ext4".to_owned(), ..MountVolume::default() };
+    let mode = if shared { Mode::MultiNodeMultiWriter } else { Mode::SingleNodeWriter };
     VolumeCapability {
         access_type: Some(AccessType::Mount(mount)),
-        access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
+        access_mode: Some(AccessMode { mode: mode.into() }),
     }
 }
 
@@ -61,10 +104,15 @@ fn map<T>(answer: Result<Response<T>, Status>, said: impl FnOnce(T) -> Said) -> 
 }
 
 impl Ask {
+    /// The create of a blank disk.
+    pub(super) fn disk(name: String) -> Self {
+        Self::Create { name, gib: 10, class: Class::Nvme, from: From::Nothing }
+    }
+
     /// The volume that it is about, unless that has yet to be made.
     pub(super) fn id(&self) -> Option<&str> {
         match self {
-            Self::Create { .. } => None,
+            Self::Create { .. } | Self::Snapshot { .. } | Self::DeleteSnapshot { .. } => None,
             Self::Delete { id } | Self::Publish { id, .. } | Self::Unpublish { id, .. } | Self::Expand { id, .. } => {
                 Some(id)
             }
@@ -74,13 +122,13 @@ impl Ask {
     /// Makes the call.
     pub(super) async fn make(&self, service: &ControllerService) -> Answered {
         match self.clone() {
-            Self::Create { name, gib, hdd } => {
-                let kind = if hdd { "hdd" } else { "nvme" };
+            Self::Create { name, gib, class, from } => {
                 let request = CreateVolumeRequest {
                     name,
                     capacity_range: range(gib),
-                    volume_capabilities: vec![capability()],
-                    parameters: [("disk_type".to_owned(), kind.to_owned())].into(),
+                    volume_capabilities: vec![capability(class == Class::Vfs)],
+                    parameters: class.parameters(),
+                    volume_content_source: content(from),
                     ..CreateVolumeRequest::default()
                 };
                 map(service.create_volume(Request::new(request)).await, |made| {
@@ -93,11 +141,11 @@ impl Ask {
                 let request = DeleteVolumeRequest { volume_id: id, ..DeleteVolumeRequest::default() };
                 map(service.delete_volume(Request::new(request)).await, |_| Said::Done)
             }
-            Self::Publish { id, node } => {
+            Self::Publish { id, node, shared } => {
                 let request = ControllerPublishVolumeRequest {
                     volume_id: id,
                     node_id: node,
-                    volume_capability: Some(capability()),
+                    volume_capability: Some(capability(shared)),
                     ..ControllerPublishVolumeRequest::default()
                 };
                 let answer = service.controller_publish_volume(Request::new(request)).await;
@@ -115,12 +163,32 @@ impl Ask {
                 let request = ControllerExpandVolumeRequest {
                     volume_id: id,
                     capacity_range: range(gib),
-                    volume_capability: Some(capability()),
                     ..ControllerExpandVolumeRequest::default()
                 };
                 let answer = service.controller_expand_volume(Request::new(request)).await;
                 map(answer, |grown| Said::Size(grown.capacity_bytes))
             }
+            Self::Snapshot { name, source } => {
+                let request =
+                    CreateSnapshotRequest { name, source_volume_id: source, ..CreateSnapshotRequest::default() };
+                map(service.create_snapshot(Request::new(request)).await, |taken| {
+                    let taken = taken.snapshot.expect("a snapshot");
+                    Said::Snapshot(taken.snapshot_id, taken.source_volume_id, taken.size_bytes, taken.ready_to_use)
+                })
+            }
+            Self::DeleteSnapshot { snapshot } => {
+                let request = DeleteSnapshotRequest { snapshot_id: snapshot, ..DeleteSnapshotRequest::default() };
+                map(service.delete_snapshot(Request::new(request)).await, |_| Said::Done)
+            }
         }
     }
+}
+
+fn content(from: From) -> Option<VolumeContentSource> {
+    let r#type = match from {
+        From::Nothing => return None,
+        From::Snapshot(snapshot_id) => Type::Snapshot(SnapshotSource { snapshot_id }),
+        From::Volume(volume_id) => Type::Volume(VolumeSource { volume_id }),
+    };
+    Some(VolumeContentSource { r#type: Some(r#type) })
 }

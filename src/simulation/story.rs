@@ -8,8 +8,9 @@ use std::{
 use tonic::Code;
 
 use super::{
-    account::{Block, Reply, Sent},
+    account::{Reply, Sent},
     request::{Answered, Ask},
+    snapshots::Snapshots,
 };
 
 /// How a volume stood from some moment on.
@@ -17,7 +18,7 @@ use super::{
 pub(super) struct Shown {
     pub(super) active: bool,
     pub(super) gb: u64,
-    pub(super) on: Option<String>,
+    pub(super) on: BTreeSet<String>,
 }
 
 /// A volume's life.
@@ -26,6 +27,8 @@ pub(super) struct Life {
     pub(super) label: String,
     pub(super) region: String,
     pub(super) kind: &'static str,
+    /// The snapshot it was made from; empty where there is none.
+    pub(super) snapshot: String,
     /// Since when it stood how, in the order of time.
     pub(super) shown: Vec<(Duration, Shown)>,
     pub(super) gone: Option<Duration>,
@@ -35,6 +38,19 @@ pub(super) struct Life {
 }
 
 impl Life {
+    pub(super) fn new(label: &str, region: &str, kind: &'static str, snapshot: &str) -> Self {
+        Self {
+            label: label.to_owned(),
+            region: region.to_owned(),
+            kind,
+            snapshot: snapshot.to_owned(),
+            shown: Vec::new(),
+            gone: None,
+            meddled: false,
+            taken_away: false,
+        }
+    }
+
     /// How the volume stood at some moment between two: the last before the first, and all that came after it.
     pub(super) fn between(&self, from: Duration, to: Duration) -> impl Iterator<Item = &Shown> {
         let first = self.shown.partition_point(|(at, _)| *at <= from).saturating_sub(1);
@@ -47,6 +63,7 @@ impl Life {
 #[derive(Debug, Default)]
 pub(super) struct Story {
     pub(super) volumes: BTreeMap<String, Life>,
+    pub(super) snapshots: Snapshots,
     /// The volumes that have or had a name.
     pub(super) named: BTreeMap<String, Vec<String>>,
     /// The instances there were at first.
@@ -77,6 +94,7 @@ pub(super) struct Entitled {
     /// Volumes, and the instance they are to be taken from; "" is any.
     pub(super) detaches: BTreeSet<(String, String)>,
     pub(super) deletes: BTreeSet<String>,
+    pub(super) snapshots: BTreeSet<String>,
 }
 
 impl Story {
@@ -109,29 +127,19 @@ impl Story {
         });
     }
 
-    pub(super) fn made(&mut self, at: Duration, id: &str, block: &Block) {
-        let named = self.named.entry(block.label.clone()).or_default();
+    pub(super) fn made(&mut self, at: Duration, id: &str, life: Life, shown: Shown) {
+        let named = self.named.entry(life.label.clone()).or_default();
         named.push(id.to_owned());
         let there = named.iter().filter(|other| self.volumes.get(*other).is_some_and(|life| life.gone.is_none()));
         if let Some(other) = there.last() {
-            let what = format!("volume {id} is named {} as is {other}", block.label);
+            let what = format!("volume {id} is named {} as is {other}", life.label);
             self.wrong(at, what);
         }
-        let life = Life {
-            label: block.label.clone(),
-            region: block.region.clone(),
-            kind: block.kind.name,
-            shown: Vec::new(),
-            gone: None,
-            meddled: false,
-            taken_away: false,
-        };
         self.volumes.insert(id.to_owned(), life);
-        self.shows(at, id, block);
+        self.shows(at, id, shown);
     }
 
-    pub(super) fn shows(&mut self, at: Duration, id: &str, block: &Block) {
-        let shown = Shown { active: block.active, gb: block.gb, on: block.on.clone() };
+    pub(super) fn shows(&mut self, at: Duration, id: &str, shown: Shown) {
         self.note(at, || format!("        {id} is {shown:?}"));
         self.volumes.get_mut(id).expect("it was made").shown.push((at, shown));
     }
@@ -142,6 +150,9 @@ impl Story {
         match ask.clone() {
             Ask::Delete { id } => {
                 self.entitled.deletes.insert(id);
+            }
+            Ask::DeleteSnapshot { snapshot } => {
+                self.entitled.snapshots.insert(snapshot);
             }
             Ask::Unpublish { id, node } => {
                 self.entitled.detaches.insert((id, node));
@@ -168,6 +179,12 @@ impl Story {
     /// The controller is dead, and with it all that was under way.
     pub(super) fn died(&mut self) {
         self.under_way.clear();
+    }
+
+    /// How a volume stands.
+    pub(super) fn now(&self, id: &str) -> Option<&Shown> {
+        let life = self.volumes.get(id).filter(|life| life.gone.is_none())?;
+        life.shown.last().map(|(_, shown)| shown)
     }
 
     /// Whether somebody in the console deleted a volume.

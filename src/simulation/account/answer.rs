@@ -46,3 +46,8 @@ pub(super) fn date(at: Duration) -> String {
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     format!("2026-01-{:02}T{hour:02}:{minute:02}:{second:02}+00:00", days + 1)
 }
+
+/// The same as snapshots and shared file systems have it.
+pub(super) fn sql_date(at: Duration) -> String {
+    date(at).replace('T', " ").replace("+00:00", "")
+}

@@ -7,7 +7,9 @@ use super::{
     answer::{Reply, date, meta},
     instance::offers,
     route::Sent,
+    snapshot::State,
 };
+use crate::simulation::story::{Life, Shown};
 
 /// How many volumes an instance can have.
 const PER_INSTANCE: usize = 11;
@@ -36,6 +38,8 @@ pub(in crate::simulation) struct Block {
     pub(in crate::simulation) on: Option<String>,
     /// Where an attach under way takes it; `Some(None)`: a detach is under way.
     pub(in crate::simulation) moving: Option<Option<String>>,
+    /// The snapshot it was made from; empty where there is none.
+    pub(in crate::simulation) snapshot: String,
     serial: String,
     created: Duration,
     changed: Option<Duration>,
@@ -46,12 +50,16 @@ pub(in crate::simulation) struct Block {
 impl Block {
     /// Its JSON without the end; the rows of a listing do not tell the kind.
     fn render(&mut self, id: &str) {
-        let Self { label, gb, region, serial, .. } = self;
+        let Self { label, gb, region, serial, snapshot, .. } = self;
         let (status, on) = (if self.active { "active" } else { "pending" }, self.on.as_deref().unwrap_or_default());
         let created = date(self.created);
         self.row = format!(
-            r#"{{"id":"{id}","date_created":"{created}","cost":1,"pending_charges":0.07,"status":"{status}","size_gb":{gb},"region":"{region}","attached_to_instance":"{on}","attached_to_instance_ip":"","label":"{label}","mount_id":"{serial}","os_id":0,"snapshot_id":"","bootable":false"#,
+            r#"{{"id":"{id}","date_created":"{created}","cost":1,"pending_charges":0.07,"status":"{status}","size_gb":{gb},"region":"{region}","attached_to_instance":"{on}","attached_to_instance_ip":"","label":"{label}","mount_id":"{serial}","os_id":0,"snapshot_id":"{snapshot}","bootable":false"#,
         );
+    }
+
+    fn shown(&self) -> Shown {
+        Shown { active: self.active, gb: self.gb, on: self.on.iter().cloned().collect() }
     }
 
     fn one(&self) -> String {
@@ -60,7 +68,7 @@ impl Block {
 }
 
 impl Account {
-    fn no_block(&self) -> Reply {
+    pub(super) fn no_block(&self) -> Reply {
         Reply::refused(self.habits.unknown_block, "Invalid block storage ID")
     }
 
@@ -124,8 +132,17 @@ impl Account {
             );
             return Reply::refused(400, &text);
         }
+        let snapshot = sent.text("snapshot_id").to_owned();
+        if !snapshot.is_empty() {
+            let Some(from) = self.snapshots.get(&snapshot) else { return Reply::refused(404, "Invalid snapshot ID") };
+            if from.state != State::Complete || from.gb > gb || from.region != region {
+                return Reply::refused(400, "Unable to add block storage: that snapshot does not fit");
+            }
+        }
         let id = self.new_id();
+        let life = Life::new(sent.text("label"), region, kind.name, &snapshot);
         let mut block = Block {
+            snapshot,
             label: sent.text("label").to_owned(),
             gb,
             region: region.to_owned(),
@@ -140,7 +157,7 @@ impl Account {
         };
         block.render(&id);
         let reply = Reply::accepted(block.one());
-        self.story.made(self.at, &id, &block);
+        self.story.made(self.at, &id, life, block.shown());
         self.blocks.insert(id.clone(), block);
         let ready = self.at + self.some(self.habits.creating.clone());
         self.plan(ready, Event::Active(id));
@@ -275,7 +292,8 @@ impl Account {
         if let Some(block) = self.blocks.get_mut(id) {
             change(block);
             block.render(id);
-            self.story.shows(self.at, id, block);
+            let shown = block.shown();
+            self.story.shows(self.at, id, shown);
         }
     }
 

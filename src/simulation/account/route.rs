@@ -41,6 +41,16 @@ impl Sent {
         self.body[field].as_str().unwrap_or_default()
     }
 
+    /// The size that a request about a shared file system asks for.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.body["storage_size"]["gb"].as_u64()
+    }
+
+    /// A field of the body as it came.
+    pub(super) fn json(&self, field: &str) -> String {
+        self.body[field].to_string()
+    }
+
     pub(super) fn number(&self, field: &str) -> Option<u64> {
         self.body[field].as_u64()
     }
@@ -65,6 +75,10 @@ impl Account {
         match (sent.method.as_str(), parts.as_slice()) {
             ("GET", ["blocks"]) => self.list_blocks(sent),
             ("POST", ["blocks"]) => self.create_block(sent),
+            ("GET", ["blocks", "snapshots"]) => self.list_snapshots(sent),
+            ("POST", ["blocks", "snapshots"]) => self.create_snapshot(sent),
+            ("GET", ["blocks", "snapshots", id]) => self.get_snapshot(id),
+            ("DELETE", ["blocks", "snapshots", id]) => self.delete_snapshot(id),
             ("GET", ["blocks", id]) => self.get_block(id),
             ("PATCH", ["blocks", id]) => self.grow_block(id, sent),
             ("DELETE", ["blocks", id]) => self.delete_block(id),
@@ -72,8 +86,8 @@ impl Account {
             ("POST", ["blocks", id, "detach"]) => self.detach_block(id, sent),
             ("GET", ["instances", id]) => self.get_instance(id),
             ("GET", ["regions"]) => Self::list_regions(),
-            ("GET", ["vfs", _]) if self.at < self.vfs_out_until => Reply::refused(503, "Service Unavailable"),
-            ("GET", ["vfs", _]) => Reply::refused(404, "Subscription ID Not Found."),
+            (_, ["vfs", ..]) if self.at < self.vfs_out_until => Reply::refused(503, "Service Unavailable"),
+            (_, ["vfs", rest @ ..]) => self.handle_share(sent, rest),
             // As a wrong path is answered: no refusal that a driver could take for its volume's.
             _ => Reply { status: 404, retry_after: None, body: "<html>404 Not Found</html>".to_owned() },
         }
