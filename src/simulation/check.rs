@@ -104,6 +104,8 @@ fn refused(story: &Story, ask: &Ask, began: Duration, ended: Duration, code: Cod
             let other = |taken: &Taken| taken.description.ends_with(&key) && taken.source != *source;
             (!story.snapshots.0.values().any(other)).then(|| "there is no other of that name".to_owned())
         }
+        // It may be on its way to an instance.
+        (Ask::Delete { .. }, Code::FailedPrecondition) if life.is_some_and(|life| life.kind == "vfs") => None,
         (Ask::Delete { .. }, Code::FailedPrecondition) => (!on_some(&|_| true)).then(|| "it is on no node".to_owned()),
         (Ask::Create { name, gib, class, .. }, Code::AlreadyExists) => {
             let other = |id: &String| {

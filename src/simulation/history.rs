@@ -320,12 +320,7 @@ impl Life {
     /// Asks for everything again: that changes nothing, and is told the same.
     async fn repeat(&self) {
         let history = &self.history;
-        let changes = || {
-            let reads = |operation: &str| operation.starts_with("get") || operation.starts_with("list");
-            let account = history.account.look();
-            let changes = account.story.requests.iter().filter(|(operation, _)| !reads(operation));
-            changes.map(|(_, count)| count).sum::<usize>()
-        };
+        let changes = || history.account.look().story.changes;
         let before = changes();
         let repeats = history.cluster().repeats(&history.account.look());
         for (ask, done) in repeats {

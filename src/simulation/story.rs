@@ -76,6 +76,8 @@ pub(super) struct Story {
     pub(super) spoilt: BTreeMap<&'static str, usize>,
     /// How many of them were one too many in their second.
     pub(super) limited: usize,
+    /// How many changes were taken.
+    pub(super) changes: usize,
     /// How many changes were refused.
     pub(super) refused: usize,
     /// What must never happen, and did.
@@ -120,6 +122,7 @@ impl Story {
 
     pub(super) fn arrived(&mut self, at: Duration, sent: &Sent, reply: &Reply) {
         *self.requests.entry(sent.operation).or_default() += 1;
+        self.changes += usize::from(reply.status < 300 && !sent.is_read());
         self.refused += usize::from(reply.status >= 400 && !sent.is_read());
         self.note(at, || {
             let said = if reply.status < 300 { String::new() } else { format!(" {}", reply.body) };
