@@ -2,6 +2,7 @@
 //! its end nothing goes wrong any more, and everything has to come to be as it is wanted, and then to an end.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -70,35 +71,24 @@ impl fmt::Display for Failure {
 #[derive(Debug, Default, Clone)]
 pub(super) struct Outcome {
     pub(super) log: Vec<String>,
-    pub(super) histories: usize,
-    pub(super) lives: usize,
-    pub(super) calls: usize,
-    pub(super) done: usize,
-    pub(super) volumes: usize,
-    pub(super) requests: usize,
-    pub(super) spoilt: usize,
+    counts: BTreeMap<String, usize>,
 }
 
 impl Outcome {
     pub(super) fn add(&mut self, other: &Self) {
-        self.histories += 1;
-        self.lives += other.lives;
-        self.calls += other.calls;
-        self.done += other.done;
-        self.volumes += other.volumes;
-        self.requests += other.requests;
-        self.spoilt += other.spoilt;
+        self.count("histories", 1);
+        other.counts.iter().for_each(|(what, count)| self.count(what, *count));
+    }
+
+    fn count(&mut self, what: &str, count: usize) {
+        *self.counts.entry(what.to_owned()).or_default() += count;
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { histories, lives, calls, done, volumes, requests, spoilt, .. } = self;
-        write!(
-            f,
-            "{histories} histories, {lives} lives of the controller, {calls} calls of which {done} done, {volumes} volumes, \
-             {requests} requests, {spoilt} in trouble"
-        )
+        let counts: Vec<String> = self.counts.iter().map(|(what, count)| format!("{what} {count}")).collect();
+        f.write_str(&counts.join(", "))
     }
 }
 
@@ -152,9 +142,12 @@ pub(super) fn run(plan: Plan, lie: Option<Lie>) -> Result<Outcome, Failure> {
     match problem {
         Some(problem) => Err(Failure { seed, problem, log }),
         None => {
-            let tally = history.tally.lock().unwrap().clone();
-            let (requests, spoilt) = (account.story.all_requests(), account.story.spoilt.values().sum());
-            Ok(Outcome { log, requests, spoilt, volumes: account.story.volumes.len(), ..tally })
+            let mut tally = history.tally.lock().unwrap().clone();
+            tally.count("requests", account.story.all_requests());
+            tally.count("requests in trouble", account.story.spoilt.values().sum());
+            tally.count("volumes", account.story.volumes.len());
+            tally.count("snapshots", account.story.snapshots.0.len());
+            Ok(Outcome { log, ..tally })
         }
     }
 }
@@ -168,8 +161,8 @@ impl History {
         draw(&mut self.rng.lock().unwrap())
     }
 
-    fn count(&self, count: impl FnOnce(&mut Outcome)) {
-        count(&mut self.tally.lock().unwrap());
+    fn count(&self, what: &str) {
+        self.tally.lock().unwrap().count(what, 1);
     }
 
     fn note(&self, line: impl FnOnce() -> String) {
@@ -186,7 +179,7 @@ impl History {
 
     fn all_lives(self: &Arc<Self>, settings: &Settings) -> Result<(), String> {
         loop {
-            self.count(|tally| tally.lives += 1);
+            self.count("lives");
             self.note(|| "the controller starts".to_owned());
             let life = Mortal::new();
             let ended = live(settings, &life, |service| {
@@ -389,7 +382,7 @@ impl Life {
             account.story.asked(now, ask);
             (now, account.story.under_way_since(ask).unwrap_or(now))
         };
-        history.count(|tally| tally.calls += 1);
+        history.count("calls");
         let peace = history.peace.load(Relaxed);
         let deadline = if peace { PEACE } else { deadline };
         let answered = tokio::time::timeout(deadline, ask.make(&self.service)).await;
@@ -408,7 +401,9 @@ impl Life {
         if peace && now - began > LONGEST_CALL {
             account.story.wrong(now, format!("{ask:?} takes {:?} though nothing goes wrong", now - began));
         }
-        history.count(|tally| tally.done += usize::from(answered.is_ok()));
+        if answered.is_ok() {
+            history.count(ask.word());
+        }
         answered
     }
 }

@@ -121,10 +121,10 @@ impl Plan {
 
 /// The claims, and the claims that snapshots are taken of. Where somebody plays in the console they are plain.
 fn volumes(rng: &mut Rng, console: bool) -> (Vec<Content>, Vec<usize>) {
-    let plain = console || rng.bool();
+    let plain = console || rng.u32(0..3) == 0;
     let mut claims = vec![Content::Blank];
     let snapshots = if plain { Vec::new() } else { vec![0; rng.usize(0..3)] };
-    for _ in 0..rng.usize(0..3) {
+    for _ in 0..rng.usize(if plain { 0..3 } else { 1..4 }) {
         let content = match rng.u32(0..10) {
             0..3 if !plain => Content::Shared,
             3..6 if !plain => Content::Cloned(0),

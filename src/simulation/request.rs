@@ -109,6 +109,23 @@ impl Ask {
         Self::Create { name, gib: 10, class: Class::Nvme, from: From::Nothing }
     }
 
+    /// The word for it where it is counted.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Create { class: Class::Vfs, .. } => "shared file systems made",
+            Self::Create { from: From::Nothing, .. } => "disks made",
+            Self::Create { from: From::Snapshot(_), .. } => "disks restored",
+            Self::Create { from: From::Volume(_), .. } => "disks cloned",
+            Self::Delete { .. } => "volumes deleted",
+            Self::Publish { shared: false, .. } => "disks published",
+            Self::Publish { shared: true, .. } => "shared file systems published",
+            Self::Unpublish { .. } => "volumes unpublished",
+            Self::Expand { .. } => "volumes expanded",
+            Self::Snapshot { .. } => "snapshots taken",
+            Self::DeleteSnapshot { .. } => "snapshots deleted",
+        }
+    }
+
     /// The volume that it is about, unless that has yet to be made.
     pub(super) fn id(&self) -> Option<&str> {
         match self {
