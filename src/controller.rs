@@ -212,6 +212,11 @@ impl Controller {
         let which = self.inner.which(&id).await?;
         let inner = Arc::clone(&self.inner);
         let subject = id.to_string();
+        // A create under its name that is still in flight would find it gone and make another, for nobody.
+        let names = [self.inner.volumes.names.name_of(&id), self.inner.shares.names.name_of(&id)];
+        for name in names.into_iter().flatten() {
+            self.inner.operations.free(&name, &Operation::Delete)?;
+        }
         let run = async move {
             inner.sources.free(id.as_str())?;
             match which {

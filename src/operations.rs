@@ -64,6 +64,21 @@ impl<D: Clone + PartialEq + Display + Send + 'static> Operations<D> {
         }
     }
 
+    /// Whether something is in flight for `subject` that has to end before `asked` can start on what it is about.
+    ///
+    /// # Errors
+    /// [`Error::Contradicted`] if so.
+    pub fn free(&self, subject: &str, asked: &D) -> Result<(), Error> {
+        match self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).get(subject) {
+            None => Ok(()),
+            Some(running) => Err(Error::Contradicted {
+                subject: subject.to_owned(),
+                in_flight: running.description.to_string(),
+                asked: asked.to_string(),
+            }),
+        }
+    }
+
     fn join_or_start<T, W>(
         &self,
         subject: &str,

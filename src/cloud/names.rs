@@ -68,6 +68,11 @@ impl<T: Kind> Names<T> {
         self.lock().names.contains_key(id)
     }
 
+    /// The name of a thing, as far as it is known.
+    pub fn name_of(&self, id: &T::Id) -> Option<String> {
+        self.lock().names.get(id).map(|(name, _)| name.clone()).filter(|name| !name.is_empty())
+    }
+
     /// Notes a thing that exists.
     pub fn insert(&self, thing: &T) {
         let (id, created) = (thing.id().clone(), thing.created().to_owned());

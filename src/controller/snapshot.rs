@@ -112,6 +112,10 @@ impl Controller {
     pub async fn delete_snapshot(&self, id: SnapshotId) -> Result<(), Error> {
         let inner = self.inner.clone();
         let subject = format!("snapshot {id}");
+        // A create under its name that is still in flight would find it gone and take another, for nobody.
+        if let Some(name) = self.inner.snapshots.names.name_of(&id) {
+            self.inner.operations.free(&name, &Operation::Delete)?;
+        }
         let run = async move {
             inner.sources.free(id.as_str())?;
             inner.drop_snapshot(&id).await
