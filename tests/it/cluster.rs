@@ -59,10 +59,15 @@ pub(crate) struct Pvc {
 
 impl Cluster {
     pub(crate) async fn start(labels: &[&str], behaviour: Behaviour) -> Self {
+        Self::start_with(labels, behaviour, &[]).await
+    }
+
+    /// The same with more flags of the controller.
+    pub(crate) async fn start_with(labels: &[&str], behaviour: Behaviour, flags: &[&str]) -> Self {
         let driver = Path::new(env!("CARGO_BIN_EXE_cloud-block-csi"));
         let mut bed = Bed::start(driver, labels, behaviour).await.unwrap();
         let instances = bed.cloud().instances();
-        let controller = ControllerClient::new(bed.controller().await.unwrap());
+        let controller = ControllerClient::new(bed.controller_with(flags).await.unwrap());
         let mut nodes = Vec::new();
         for instance in &instances {
             nodes.push(NodeClient::new(bed.node(instance).await.unwrap()));
@@ -93,16 +98,17 @@ impl Cluster {
     }
 
     pub(crate) async fn create(&self, name: &str, capability: &VolumeCapability) -> Result<Pvc, Status> {
-        let request = CreateVolumeRequest {
-            name: name.to_owned(),
-            capacity_range: Some(CapacityRange { required_bytes: gib(10), limit_bytes: 0 }),
-            volume_capabilities: vec![capability.clone()],
-            accessibility_requirements: Some(csi::TopologyRequirement { requisite: vec![region()], preferred: vec![] }),
-            ..Default::default()
-        };
+        let pvc = self.make(asked(name, capability)).await?;
+        assert_eq!(self.bed.cloud().control().volume(&pvc.id).unwrap().size_gb, 10);
+        Ok(pvc)
+    }
+
+    /// Makes a volume as `request` has it.
+    pub(crate) async fn make(&self, request: CreateVolumeRequest) -> Result<Pvc, Status> {
+        let (size, capability) = (request.capacity_range.unwrap(), request.volume_capabilities[0].clone());
         let volume = self.controller.clone().create_volume(request).await?.into_inner().volume.unwrap();
-        assert_eq!(volume.capacity_bytes, gib(10));
-        Ok(Pvc { id: volume.volume_id, volume_context: volume.volume_context, capability: capability.clone() })
+        assert_eq!(volume.capacity_bytes, size.required_bytes);
+        Ok(Pvc { id: volume.volume_id, volume_context: volume.volume_context, capability })
     }
 
     pub(crate) async fn attach(&self, node: usize, pvc: &Pvc) -> Result<BTreeMap<String, String>, Status> {
@@ -222,6 +228,17 @@ pub(crate) fn gib(size: u64) -> i64 {
     i64::try_from(size * GIB).unwrap()
 }
 
+/// A volume of 10 GiB in the instances' region.
+pub(crate) fn asked(name: &str, capability: &VolumeCapability) -> CreateVolumeRequest {
+    CreateVolumeRequest {
+        name: name.to_owned(),
+        capacity_range: Some(CapacityRange { required_bytes: gib(10), limit_bytes: 0 }),
+        volume_capabilities: vec![capability.clone()],
+        accessibility_requirements: Some(csi::TopologyRequirement { requisite: vec![region()], preferred: vec![] }),
+        ..Default::default()
+    }
+}
+
 pub(crate) fn region() -> csi::Topology {
     csi::Topology { segments: BTreeMap::from([("region".to_owned(), "EWR".to_owned())]) }
 }
@@ -249,5 +266,17 @@ pub(crate) async fn repeated<T, C: Future<Output = Result<T, Status>>>(mut call:
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
+    }
+}
+
+/// Looks again until there is what is awaited.
+pub(crate) async fn eventually<T, L: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> L) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

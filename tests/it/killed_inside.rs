@@ -320,7 +320,7 @@ async fn watch(disks: Arc<Mutex<Vec<(PathBuf, String)>>>, most: Arc<AtomicUsize>
 }
 
 /// Whether the kernel lets this root grow a mounted ext4 (CAP_SYS_RESOURCE).
-fn may_grow_ext4() -> bool {
+pub(crate) fn may_grow_ext4() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let bounds = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap();
     u64::from_str_radix(bounds.trim(), 16).unwrap() >> 24 & 1 == 1

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bad_input;
+mod clones;
 mod cluster;
 mod http;
 mod killed;
@@ -12,6 +13,10 @@ mod killed_inside;
 mod many;
 mod memory;
 mod node;
+mod offers;
 mod orphans;
+mod restored;
 mod rooms;
+mod shared;
 mod shown;
+mod snapshots;

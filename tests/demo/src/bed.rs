@@ -107,7 +107,16 @@ impl Bed {
     /// # Errors
     /// It ends, or is not ready in time.
     pub async fn controller(&mut self) -> Outcome<Channel> {
-        let arguments = self.controller_arguments();
+        self.controller_with(&[]).await
+    }
+
+    /// The same with more flags.
+    ///
+    /// # Errors
+    /// It ends, or is not ready in time.
+    pub async fn controller_with(&mut self, more: &[&str]) -> Outcome<Channel> {
+        let mut arguments = self.controller_arguments();
+        arguments.extend(more.iter().map(OsString::from));
         self.drive("controller", "controller", arguments).await
     }
 

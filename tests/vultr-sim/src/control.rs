@@ -258,6 +258,18 @@ impl Control {
         Ok(())
     }
 
+    /// Puts a volume into a state that the API's documents don't have.
+    ///
+    /// # Errors
+    /// An unknown volume.
+    pub fn change_volume(&self, volume: &str, status: &'static str) -> io::Result<VolumeView> {
+        let id = self.volume(volume)?.id;
+        if let Some(volume) = self.cloud.state().volumes.get_mut(&id) {
+            volume.status = Status::Other(status);
+        }
+        self.volume(&id)
+    }
+
     /// Adds an instance with its own tree and metadata service.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ impl BlockType {
 pub(crate) enum Status {
     Pending,
     Active,
+    /// What the API's documents don't have, in a test's words.
+    Other(&'static str),
 }
 
 impl Status {
@@ -48,6 +50,7 @@ impl Status {
         match self {
             Self::Pending => "pending",
             Self::Active => "active",
+            Self::Other(word) => word,
         }
     }
 }
