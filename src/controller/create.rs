@@ -89,13 +89,11 @@ impl Wanted<Volume> for Disk<'_> {
         match &wanted.source {
             Source::Blank => inner.make(wanted, None).await,
             Source::Snapshot { id, region } => {
-                let _held = inner.sources.hold(id.as_str());
                 let snapshot = inner.restorable(id).await?;
                 let region = inner.region_of(&snapshot, region.as_deref()).await?;
                 inner.make(wanted, Some(material(&snapshot, region))).await
             }
             Source::Volume(id) => {
-                let _held = inner.sources.hold(id.as_str());
                 let snapshot = inner.temporary(wanted, id).await?;
                 let region = inner.region_of(&snapshot, None).await?;
                 inner.make(wanted, Some(material(&snapshot, region))).await
@@ -137,6 +135,12 @@ impl Wanted<Share> for Shared<'_> {
 impl Inner {
     pub(super) async fn create(&self, wanted: Create) -> Result<Volume, Error> {
         size_for(wanted.volume_type, wanted.required_bytes, wanted.limit_bytes)?;
+        // The cloud may go on reading from it until the volume is ready.
+        let _held = match &wanted.source {
+            Source::Blank => None,
+            Source::Snapshot { id, .. } => Some(self.sources.hold(id.as_str())),
+            Source::Volume(id) => Some(self.sources.hold(id.as_str())),
+        };
         let found = self.volumes.find_or_make(&Disk { inner: self, wanted: &wanted }).await?;
         let kind = found.volume_type;
         let mut volume = self.volumes.once_ready(found, Instant::now()).await?;
