@@ -124,8 +124,12 @@ impl Controller {
                 // The disks are known, and whoever asks for all of them must get them.
                 Err(error) if cursor.is_none() => {
                     let last = self.inner.last_shares.told(&error.chain());
+                    // There is no page after this one.
+                    if last.len() > room {
+                        return Err(error);
+                    }
                     warn!(error = error.chain(), count = last.len(), "shared file systems are listed as last seen");
-                    volumes.extend(last.into_iter().take(room));
+                    volumes.extend(last);
                     return Ok(self.shown(volumes, None));
                 }
                 Err(error) => return Err(error),
