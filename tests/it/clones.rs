@@ -17,7 +17,7 @@ use crate::{
 /// No cloud takes that long: what is awaited comes by the test's hand.
 const NEVER: Duration = Duration::from_secs(3600);
 
-fn clone_of(name: &str, source: &Pvc) -> csi::CreateVolumeRequest {
+pub(crate) fn clone_of(name: &str, source: &Pvc) -> csi::CreateVolumeRequest {
     let volume = VolumeSource { volume_id: source.id.clone() };
     csi::CreateVolumeRequest {
         volume_content_source: Some(VolumeContentSource { r#type: Some(Type::Volume(volume)) }),
@@ -27,7 +27,7 @@ fn clone_of(name: &str, source: &Pvc) -> csi::CreateVolumeRequest {
 
 impl Cluster {
     /// The id of the one snapshot that there is, once there is one.
-    async fn temporary(&self) -> String {
+    pub(crate) async fn temporary(&self) -> String {
         let snapshots = || async { self.bed.cloud().control().view().snapshots.pop() };
         eventually("a clone has a snapshot", snapshots).await.id
     }

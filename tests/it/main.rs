@@ -8,6 +8,7 @@ mod bad_input;
 mod clones;
 mod cluster;
 mod http;
+mod interrupted;
 mod killed;
 mod killed_inside;
 mod many;

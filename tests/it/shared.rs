@@ -37,7 +37,7 @@ fn used_by(mode: Mode) -> VolumeCapability {
     VolumeCapability { access_mode: Some(AccessMode { mode: mode.into() }), ..mounted("") }
 }
 
-fn shared(name: &str, mode: Mode) -> CreateVolumeRequest {
+pub(crate) fn shared(name: &str, mode: Mode) -> CreateVolumeRequest {
     let parameters = [("storage_type".to_owned(), "VFS".to_owned())].into();
     CreateVolumeRequest { parameters, ..asked(name, &used_by(mode)) }
 }

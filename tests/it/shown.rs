@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use cloud_block_csi::csi::{
     ControllerGetVolumeRequest, ListVolumesRequest, NodeGetInfoRequest, NodeGetVolumeStatsRequest,
 };
-use tonic::Code;
-use vultr_sim::{Behaviour, SeedVolume};
+use tonic::{Code, Status};
+use vultr_sim::{Behaviour, SeedVfs, SeedVolume};
 
 use crate::cluster::{Cluster, Pvc, gib, mounted, region, skipped};
 
@@ -99,5 +99,54 @@ async fn a_volume_of_vultrs_driver_keeps_its_data_and_is_never_formatted_unasked
     cluster.leave(0, &pvc).await.unwrap();
     cluster.detach(0, &pvc).await.unwrap();
     cluster.delete(&pvc).await.unwrap();
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_and_shares_are_listed_as_one_whatever_the_page() {
+    if skipped("disks_and_shares_are_listed_as_one_whatever_the_page") {
+        return;
+    }
+    let cluster = Cluster::start(&[], Behaviour::instant()).await;
+    let control = cluster.bed.cloud().control();
+    let pages = async |max_entries| {
+        let (mut ids, mut starting_token) = (Vec::new(), String::new());
+        loop {
+            let request = ListVolumesRequest { max_entries, starting_token };
+            let page = cluster.controller.clone().list_volumes(request).await?.into_inner();
+            assert!(max_entries == 0 || page.entries.len() <= usize::try_from(max_entries).unwrap());
+            ids.extend(page.entries.into_iter().map(|entry| entry.volume.unwrap().volume_id));
+            starting_token = page.next_token;
+            if starting_token.is_empty() {
+                ids.sort();
+                return Ok::<_, Status>(ids);
+            }
+        }
+    };
+    let mut all = Vec::new();
+    for name in ["a", "b", "c"] {
+        assert_eq!(pages(2).await.unwrap(), all);
+        all.push(control.seed_volume(SeedVolume::new(name, "ewr", 10)).await.unwrap().id);
+        all.push(control.seed_vfs(SeedVfs::new(name, "ewr", 10)).await.unwrap().id);
+        all.sort();
+        for most in 0..=7 {
+            assert_eq!(pages(most).await.unwrap(), all, "{most} a page");
+        }
+    }
+    // Of what was last seen of the shares, all is shown or nothing.
+    control.behave(|behaviour| behaviour.vfs_down = true);
+    assert_eq!(pages(0).await.unwrap(), all);
+    for most in [1, 4] {
+        let listed = pages(most).await;
+        let code = listed.as_ref().map_err(Status::code);
+        assert!(code.is_err_and(|code| code == Code::Unavailable) || listed.is_ok_and(|ids| ids == all), "{most}");
+    }
+    for id in all {
+        if control.volume(&id).is_ok() {
+            control.delete(&id).await.unwrap();
+        } else {
+            control.delete_vfs(&id).await.unwrap();
+        }
+    }
     cluster.end().await;
 }

@@ -69,8 +69,13 @@ async fn a_snapshot_is_pending_until_the_cloud_has_it_in_every_shape_of_its_answ
     let cluster = Cluster::start(&[], Behaviour { snapshot: NEVER, ..Behaviour::instant() }).await;
     let control = cluster.bed.cloud().control();
     let pvc = cluster.create("pvc-source", &mounted("ext4")).await.unwrap();
-    for shape in [SnapshotAnswer::Bare, SnapshotAnswer::Wrapped, SnapshotAnswer::Listed] {
-        control.behave(|behaviour| behaviour.snapshot_answer = shape);
+    // The documents differ in what wraps a snapshot, and in the status of one that is not there.
+    for (shape, unknown) in [(SnapshotAnswer::Bare, 404), (SnapshotAnswer::Wrapped, 400), (SnapshotAnswer::Listed, 404)]
+    {
+        control.behave(|behaviour| {
+            behaviour.snapshot_answer = shape;
+            behaviour.unknown_snapshot_status = unknown;
+        });
         control.reset();
         let pending = cluster.snapshot("snapshot-1", &pvc).await.unwrap();
         assert!(!pending.ready_to_use, "{shape:?}: {pending:?}");
