@@ -128,6 +128,7 @@ const TEXTS: &[(&str, Meaning)] = &[
     ("subscription id not found", CloudError::NotFound),
     // Seen nowhere; the API's documents have no 404 for a snapshot that is asked for, so it comes with a 400.
     ("invalid block storage snapshot id", CloudError::NotFound),
+    ("invalid snapshot id", CloudError::NotFound),
     // The Terraform provider takes this text for gone, whatever its status.
     ("instance not found", CloudError::NotFound),
     // vultr-csi: while another volume of the instance is being attached or detached.
