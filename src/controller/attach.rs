@@ -165,6 +165,7 @@ impl Inner {
     pub(super) async fn detach(&self, id: &VolumeId, from: Option<&NodeId>) -> Result<(), Error> {
         let mut pauses = Pauses::new();
         let mut refused: Option<CloudError> = None;
+        let mut none_is_coming = self.begun.elapsed() > Awaited::Attached.deadline();
         loop {
             let read = Instant::now();
             let volume = match self.read(id).await {
@@ -182,14 +183,16 @@ impl Inner {
                 Err(error) => return Err(error),
             };
             let node = match (&volume.attached_to, from) {
-                (None, _) => match self.proves_detached(id, read) {
-                    None if self.may_be_coming(from).await? => {
-                        if !pauses.wait().await {
-                            let problem = format!("volume {id} is on no instance, but may be on its way to one");
-                            return Err(Error::NotYet(problem));
-                        }
-                        continue;
+                // What counts is an instance that is free, and after that a volume that is on none.
+                (None, _) if !none_is_coming => {
+                    none_is_coming = !self.may_be_coming(from).await;
+                    if !none_is_coming && !pauses.wait().await {
+                        let problem = format!("volume {id} is on no instance, but may be on its way to one");
+                        return Err(Error::NotYet(problem));
                     }
+                    continue;
+                }
+                (None, _) => match self.proves_detached(id, read) {
                     None => {
                         self.is_free(id);
                         self.progress.end(id, Part::Place);
@@ -299,15 +302,10 @@ impl Inner {
 
     /// Whether an attach that an earlier process asked for may still be carried out: the cloud has taken it, the volume
     /// is not there yet, and the instance is locked for it.
-    async fn may_be_coming(&self, node: Option<&NodeId>) -> Result<bool, Error> {
-        if self.begun.elapsed() > Awaited::Attached.deadline() {
-            return Ok(false);
-        }
-        let Some(node) = node else { return Ok(self.begun.elapsed() <= SETTLING_SLOW) };
-        match self.cloud.instance(node).await {
-            Ok(state) => Ok(state == InstanceState::Locked),
-            Err(cause) => Err(Error::Cloud { doing: format!("reading instance {node}"), cause }),
-        }
+    async fn may_be_coming(&self, node: Option<&NodeId>) -> bool {
+        let Some(node) = node else { return self.begun.elapsed() <= SETTLING_SLOW };
+        // What cannot be found out is no proof.
+        !matches!(self.cloud.instance(node).await, Ok(InstanceState::Idle | InstanceState::Gone))
     }
 
     /// Whether the volume is no longer on `node`, by a read that begins now.

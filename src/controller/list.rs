@@ -63,19 +63,19 @@ pub struct VolumeList {
 #[derive(Debug, Default)]
 pub(super) struct LastShares(Mutex<Vec<Shown>>);
 
-/// Where a listing goes on.
+/// Where a listing goes on: at a cursor of the cloud's among the disks, or after an id among the shared file systems, of
+/// which the cloud may send more than it is asked for.
 enum At {
     Disks(Option<String>),
-    Shares(Option<String>),
+    Shares(String),
 }
 
 impl At {
     fn parse(token: &str) -> Result<Self, Error> {
-        let cursor = |cursor: &str| Some(cursor.to_owned()).filter(|cursor| !cursor.is_empty());
         match (token.strip_prefix(DISKS), token.strip_prefix(SHARES)) {
             _ if token.is_empty() => Ok(Self::Disks(None)),
-            (Some(at), _) if !at.is_empty() => Ok(Self::Disks(cursor(at))),
-            (_, Some(at)) => Ok(Self::Shares(cursor(at))),
+            (Some(cursor), _) if !cursor.is_empty() => Ok(Self::Disks(Some(cursor.to_owned()))),
+            (_, Some(after)) => Ok(Self::Shares(after.to_owned())),
             _ => Err(Error::BadPage(token.to_owned())),
         }
     }
@@ -83,7 +83,7 @@ impl At {
     fn token(&self) -> String {
         match self {
             Self::Disks(cursor) => format!("{DISKS}{}", cursor.as_deref().unwrap_or_default()),
-            Self::Shares(cursor) => format!("{SHARES}{}", cursor.as_deref().unwrap_or_default()),
+            Self::Shares(after) => format!("{SHARES}{after}"),
         }
     }
 }
@@ -102,55 +102,24 @@ impl Controller {
             volumes.extend(page.items.into_iter().map(Shown::from));
             at = match page.next {
                 Some(next) if Some(&next) != cursor.as_ref() => At::Disks(Some(next)),
-                _ if self.inner.cloud.shares().is_some() => At::Shares(None),
+                _ if self.inner.cloud.shares().is_some() => At::Shares(String::new()),
                 _ => return Ok(self.shown(volumes, None)),
             };
-            if volumes.len() >= most {
-                // That nothing is left is better found out now than by another call.
-                if let At::Shares(None) = at
-                    && self.inner.has_no_share().await
-                {
-                    return Ok(self.shown(volumes, None));
-                }
+            if volumes.len() >= most && matches!(at, At::Disks(_)) {
                 return Ok(self.shown(volumes, Some(at.token())));
             }
         }
-        let At::Shares(mut cursor) = at else { return Ok(self.shown(volumes, None)) };
-        loop {
-            let room = most - volumes.len();
-            let page = match self.inner.page::<Share>(cursor.as_deref(), room, starting_token).await {
-                Ok(page) => page,
-                Err(error @ Error::BadPage(_)) => return Err(error),
-                // The disks are known, and whoever asks for all of them must get them.
-                Err(error) if cursor.is_none() => {
-                    let last = self.inner.last_shares.told(&error.chain());
-                    // There is no page after this one.
-                    if last.len() > room {
-                        return Err(error);
-                    }
-                    warn!(error = error.chain(), count = last.len(), "shared file systems are listed as last seen");
-                    volumes.extend(last);
-                    return Ok(self.shown(volumes, None));
-                }
-                Err(error) => return Err(error),
-            };
-            let whole = cursor.is_none() && page.next.is_none();
-            let mut shares = Vec::new();
-            for share in page.items {
-                shares.push(self.inner.share_shown(share).await);
-            }
-            if whole {
-                self.inner.last_shares.note(&shares);
-            }
-            volumes.extend(shares);
-            match page.next {
-                Some(next) if Some(&next) != cursor.as_ref() => cursor = Some(next),
-                _ => return Ok(self.shown(volumes, None)),
-            }
-            if volumes.len() >= most {
-                return Ok(self.shown(volumes, Some(At::Shares(cursor).token())));
-            }
+        let At::Shares(after) = at else { return Ok(self.shown(volumes, None)) };
+        let mut shares = self.inner.shares_of_late().await;
+        shares.retain(|share| share.id.as_str() > after.as_str());
+        let room = most - volumes.len();
+        let more = shares.len() > room;
+        shares.truncate(room);
+        let after = shares.last().map_or(after, |last| last.id.to_string());
+        for share in shares {
+            volumes.push(self.inner.with_nodes(share).await);
         }
+        Ok(self.shown(volumes, more.then(|| At::Shares(after).token())))
     }
 
     /// How a volume stands, by a read that begins now.
@@ -217,17 +186,33 @@ impl Inner {
         })
     }
 
-    /// Whether it is certain that the account has no shared file system.
-    async fn has_no_share(&self) -> bool {
-        self.page::<Share>(None, 1, "").await.is_ok_and(|page| page.items.is_empty() && page.next.is_none())
+    /// The shared file systems, by id; as they were last seen where they cannot be listed: the disks are known, and
+    /// whoever asks for all volumes must get them.
+    async fn shares_of_late(&self) -> Vec<Shown> {
+        match self.shares.watcher.list_whole().await {
+            Ok(shares) => {
+                let mut shares: Vec<Shown> = shares.into_iter().map(Shown::from).collect();
+                shares.sort_by(|a, b| a.id.cmp(&b.id));
+                self.last_shares.note(&shares);
+                shares
+            }
+            Err(error) => {
+                let last = self.last_shares.told(&error);
+                warn!(%error, count = last.len(), "shared file systems are listed as last seen");
+                last
+            }
+        }
     }
 
-    async fn share_shown(&self, share: Share) -> Shown {
-        let mut shown = Shown::from(share);
+    /// The same with where it is, unless that is in doubt anyway.
+    async fn with_nodes(&self, mut shown: Shown) -> Shown {
         match self.attachments_of_late(&shown.id).await {
             Ok(nodes) => shown.nodes = nodes,
             Err(Error::VolumeNotFound(_)) => {}
-            Err(error) => shown.trouble = Some(format!("it is not known where it is attached: {}", error.chain())),
+            Err(error) => {
+                let trouble = format!("it is not known where it is attached: {}", error.chain());
+                shown.trouble.get_or_insert(trouble);
+            }
         }
         shown
     }
@@ -238,7 +223,7 @@ impl LastShares {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = shares.to_vec();
     }
 
-    fn told(&self, trouble: &str) -> Vec<Shown> {
+    fn told(&self, trouble: &CloudError) -> Vec<Shown> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let stale = |shown: &Shown| Shown { trouble: Some(format!("as last seen: {trouble}")), ..shown.clone() };
         last.iter().map(stale).collect()

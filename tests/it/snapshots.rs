@@ -265,9 +265,11 @@ async fn more_snapshots_than_a_page_of_the_clouds_are_listed_at_the_price_of_the
         assert!(sizes.iter().all(|size| *size <= 100) && ids == by_hundreds, "{sizes:?}");
         let (sizes, of_source) = cluster.pages(&source.id, 0).await;
         assert!(sizes == [count] && ids == of_source, "{sizes:?}");
-        // Where each of them is is read off the one volume that they are of, together.
-        let stats = control.stats();
-        assert_eq!(stats.count(Operation::ListSnapshots), pages, "{stats:?}");
+        // Where each of them is is read off the one volume that they are of, together. Soon after its start the controller
+        // lists once more, for what clones may have left behind.
+        let (stats, of_the_sweep) = (control.stats(), (count as u64).div_ceil(500));
+        let listed = stats.count(Operation::ListSnapshots);
+        assert!((pages..=pages + of_the_sweep).contains(&listed), "{stats:?}");
         assert!(stats.count(Operation::Any) <= 3 * pages, "{stats:?}");
     }
     for snapshot in control.view().snapshots {
