@@ -231,6 +231,8 @@ impl Account {
             Event::Arrival(number, sent) => {
                 let reply = if self.is_too_much() {
                     self.story.limited += 1;
+                    // Nobody else uses the account.
+                    self.story.wrong(self.at, "the account's rate limit is hit".to_owned());
                     Reply::limited()
                 } else {
                     self.handle(&sent)

@@ -133,9 +133,9 @@ pub(super) fn run(plan: Plan, lie: Option<Lie>) -> Result<Outcome, Failure> {
     });
     let ended = history.all_lives(&settings);
     let mut account = account.look();
-    if account.story.limited > 0 {
-        // Nobody but the driver uses the account.
-        account.story.wrong(Duration::ZERO, "the account's rate limit was hit".to_owned());
+    if history.plan.is_calm() {
+        let calls = history.tally.lock().unwrap().counts.get("calls").copied().unwrap_or_default();
+        account.story.in_fair_weather(calls);
     }
     let problem = account.story.wrong.first().cloned().or(ended.err());
     let log = account.story.log.take().unwrap_or_default();

@@ -13,6 +13,10 @@ use super::{
     snapshots::Snapshots,
 };
 
+/// So many requests a call may cost where a page has one row and a volume takes most of a minute, and so many the start.
+const A_CALL: usize = 7;
+const AT_START: usize = 20;
+
 /// How a volume stood from some moment on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shown {
@@ -78,7 +82,7 @@ pub(super) struct Story {
     pub(super) limited: usize,
     /// How many changes were taken.
     pub(super) changes: usize,
-    /// How many changes were refused.
+    /// How many changes of disks and snapshots were refused.
     pub(super) refused: usize,
     /// What must never happen, and did.
     pub(super) wrong: Vec<String>,
@@ -123,7 +127,8 @@ impl Story {
     pub(super) fn arrived(&mut self, at: Duration, sent: &Sent, reply: &Reply) {
         *self.requests.entry(sent.operation).or_default() += 1;
         self.changes += usize::from(reply.status < 300 && !sent.is_read());
-        self.refused += usize::from(reply.status >= 400 && !sent.is_read());
+        let of_share = sent.operation.ends_with("vfs");
+        self.refused += usize::from(reply.status >= 400 && reply.status != 404 && !sent.is_read() && !of_share);
         self.note(at, || {
             let said = if reply.status < 300 { String::new() } else { format!(" {}", reply.body) };
             format!("    {} {} {}{said}", sent.method, sent.path, reply.status)
@@ -145,6 +150,17 @@ impl Story {
     pub(super) fn shows(&mut self, at: Duration, id: &str, shown: Shown) {
         self.note(at, || format!("        {id} is {shown:?}"));
         self.volumes.get_mut(id).expect("it was made").shown.push((at, shown));
+    }
+
+    /// Nothing went wrong but by the driver's own doing, in so many calls.
+    pub(super) fn in_fair_weather(&mut self, calls: usize) {
+        let (refused, requests) = (self.refused, self.all_requests());
+        if refused > 0 {
+            self.wrong(Duration::ZERO, format!("{refused} changes are refused in fair weather"));
+        }
+        if requests > AT_START + A_CALL * calls {
+            self.wrong(Duration::ZERO, format!("{calls} calls are {requests} requests in fair weather"));
+        }
     }
 
     /// A call is made to the controller, which entitles it to something.
