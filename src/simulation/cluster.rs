@@ -206,7 +206,12 @@ impl Cluster {
                 if is_final(*code) || *code == Code::ResourceExhausted =>
             {
                 let snapshot = &mut self.snapshots[number];
-                (snapshot.begun, snapshot.source) = (false, None);
+                if snapshot.id.is_some() {
+                    // It has failed, and whoever wanted it does away with it.
+                    snapshot.wanted = false;
+                } else {
+                    (snapshot.begun, snapshot.source) = (false, None);
+                }
             }
             (Actor::Snapshot(number), Ask::DeleteSnapshot { .. }, Ok(_)) => {
                 let snapshot = &mut self.snapshots[number];

@@ -293,6 +293,9 @@ impl Life {
                 return Err(format!("{what} does not come about: {}", unmet().join(", ")));
             }
             tokio::time::sleep(LOOK).await;
+            // What was attached in the console while a call took it for detached is nobody's.
+            let cluster = history.cluster();
+            history.account.look().undo_meddling(|id, on| cluster.has(id, on));
         }
         history.note(|| format!("{what} has come about"));
         tokio::time::sleep(STILL).await;
