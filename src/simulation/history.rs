@@ -22,6 +22,7 @@ use super::{
     cluster::{Actor, Cluster},
     faults::Faults,
     lie::Lie,
+    lists::There,
     network::{Mortal, Shared},
     plan::{Plan, Step},
     process::{Settings, live},
@@ -38,8 +39,8 @@ const RATE: u32 = 20;
 
 /// By then everything has to be as it is wanted, when nothing goes wrong any more.
 const PEACE: Duration = Duration::from_secs(15 * 60);
-/// For so long it has to stay so.
-const STILL: Duration = Duration::from_secs(40);
+/// For so long it has to stay so; lists may be older than a minute in what instances have shared file systems.
+const STILL: Duration = Duration::from_secs(61);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// By then the leftovers of clones have to be gone.
@@ -324,6 +325,11 @@ impl Life {
             if answered.is_ok() != done {
                 history.wrong(format!("{ask:?}, asked for again, is answered {answered:?}"));
             }
+        }
+        let there = There::of(&history.account.look().story);
+        history.tally.lock().unwrap().count("calls", 1 + there.len());
+        if let Err(problem) = there.is_listed(&self.service).await {
+            history.wrong(problem);
         }
         if changes() != before {
             history.wrong("what is so already is changed when it is asked for again".to_owned());

@@ -22,27 +22,34 @@ pub(super) enum Lie {
     SaysGone,
     /// Deletes are confirmed and not carried out.
     ForgetsDeletes,
+    /// The same with snapshots.
+    ForgetsSnapshots,
+    /// A snapshot is said to be complete as soon as it is begun.
+    ShowsCompleteEarly,
     /// Whoever hears nothing of a create sends it again.
     RepeatsCreates,
     /// Whoever hears nothing of a create takes it for refused.
     TakesLostForRefused,
-    /// An attach is sent with a size change that nobody asked for, and a delete of another volume.
+    /// A delete takes another volume along.
     DeletesAnother,
     /// A new volume is shown active while it is pending.
     ShowsActiveEarly,
 }
 
-pub(super) const LIES: [Lie; 10] = [
-    Lie::HidesARow,
-    Lie::DetachesAnother,
-    Lie::ShowsDetachedEarly,
-    Lie::ShowsAttachedEarly,
-    Lie::SaysGone,
-    Lie::ForgetsDeletes,
-    Lie::RepeatsCreates,
-    Lie::TakesLostForRefused,
-    Lie::DeletesAnother,
-    Lie::ShowsActiveEarly,
+/// Each lie, and what has to be noticed of it.
+pub(super) const LIES: [(Lie, &str); 12] = [
+    (Lie::HidesARow, " is named "),
+    (Lie::DetachesAnother, "is detached from"),
+    (Lie::ShowsDetachedEarly, "Unpublish"),
+    (Lie::ShowsAttachedEarly, "Publish"),
+    (Lie::SaysGone, "both are there"),
+    (Lie::ForgetsDeletes, "Delete "),
+    (Lie::ForgetsSnapshots, "DeleteSnapshot "),
+    (Lie::ShowsCompleteEarly, "Snapshot "),
+    (Lie::RepeatsCreates, " is named "),
+    (Lie::TakesLostForRefused, "that is no answer to such a call"),
+    (Lie::DeletesAnother, "is deleted, which nobody asked for"),
+    (Lie::ShowsActiveEarly, "Create "),
 ];
 
 impl Lie {
@@ -58,7 +65,7 @@ impl Lie {
                 fate.ending = Ending::Told(Reply::refused(400, "Unable to add block storage"));
                 None
             }
-            (Self::ForgetsDeletes, "delete_block") => {
+            (Self::ForgetsDeletes, "delete_block") | (Self::ForgetsSnapshots, "delete_snapshot") => {
                 (fate.arrives, fate.ending) = (None, Ending::Told(Reply::done()));
                 None
             }
@@ -72,6 +79,9 @@ impl Lie {
 
     /// Changes what is answered.
     pub(super) fn twists(self, sent: &Sent, reply: &mut Reply, account: &Account) {
+        if self == Self::ShowsCompleteEarly {
+            reply.body = reply.body.replace(r#""state":"PENDING""#, r#""state":"COMPLETE""#);
+        }
         if !sent.is_read() {
             return;
         }

@@ -16,6 +16,13 @@ pub(super) struct Taken {
     pub(super) gone: Option<Duration>,
 }
 
+impl Taken {
+    /// Whether a clone is made by way of it.
+    pub(super) fn is_temporary(&self) -> bool {
+        self.description.contains(" clone=")
+    }
+}
+
 /// All snapshots there ever were.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots(pub(super) BTreeMap<String, Taken>);

@@ -33,8 +33,7 @@ impl Cluster {
         unmet.extend(strangers.map(|(id, life)| format!("volume {id}, named {}, is leaked", life.label)));
         let known: BTreeSet<_> = self.snapshots.iter().filter_map(|snapshot| snapshot.id.clone()).collect();
         for (id, taken) in &story.snapshots.0 {
-            let temporary = taken.description.contains(" clone=");
-            if taken.gone.is_none() && !known.contains(id) && !temporary {
+            if taken.gone.is_none() && !known.contains(id) && !taken.is_temporary() {
                 unmet.push(format!("snapshot {id}, {}, is leaked", taken.description));
             }
         }
