@@ -179,6 +179,15 @@ async fn what_is_made_from_another_is_where_that_is_or_nowhere() {
         volume_content_source: Some(from_snapshot(&snapshot.snapshot_id)),
         ..asked("pvc-restored", &source.capability)
     };
+    let required = csi::CreateSnapshotRequest {
+        name: "snapshot-2".to_owned(),
+        source_volume_id: source.id.clone(),
+        accessibility_requirements: asked("", &source.capability).accessibility_requirements,
+        ..Default::default()
+    };
+    let elsewhere = cluster.controller.clone().create_snapshot(required).await.unwrap_err();
+    assert_eq!(elsewhere.code(), Code::ResourceExhausted, "{elsewhere:?}");
+    assert!(elsewhere.message().contains("lax") && elsewhere.message().contains("ewr"), "{elsewhere:?}");
     let snapshots = control.view().snapshots.len();
     for request in [restore, clone_of("pvc-clone", &source)] {
         let elsewhere = cluster.make(request.clone()).await.unwrap_err();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cloud_block_csi::csi::{
-    self, CapacityRange, ControllerExpandVolumeRequest, ControllerGetVolumeRequest, CreateVolumeRequest,
-    ListVolumesRequest, VolumeCapability,
+    self, CapacityRange, ControllerExpandVolumeRequest, ControllerGetVolumeRequest, ControllerUnpublishVolumeRequest,
+    CreateVolumeRequest, ListVolumesRequest, VolumeCapability,
     volume_capability::{AccessMode, AccessType, BlockVolume, access_mode::Mode},
 };
 use futures_util::future::try_join_all;
@@ -119,7 +119,11 @@ async fn a_share_is_on_each_instance_by_itself_and_goes_when_none_has_it() {
         assert_eq!(cluster.listed().await, [(pvc.id.clone(), other, false)]);
     }
     assert_eq!(cluster.delete(&pvc).await.unwrap_err().code(), Code::FailedPrecondition);
-    cluster.detach(1, &pvc).await.unwrap();
+    cluster.attach(0, &pvc).await.unwrap();
+    // Without a node: from every one.
+    let everywhere = ControllerUnpublishVolumeRequest { volume_id: pvc.id.clone(), ..Default::default() };
+    cluster.controller.clone().controller_unpublish_volume(everywhere).await.unwrap();
+    assert!(cluster.nodes_of(&pvc).await.is_empty());
     cluster.delete(&pvc).await.unwrap();
     cluster.delete(&pvc).await.unwrap();
     cluster.detach(1, &pvc).await.unwrap();

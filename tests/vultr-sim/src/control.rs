@@ -258,14 +258,15 @@ impl Control {
         Ok(())
     }
 
-    /// Puts a volume into a state that the API's documents don't have.
+    /// Puts a volume into a state, by the API's word for it or another; time changes a pending one all the same.
     ///
     /// # Errors
     /// An unknown volume.
     pub fn change_volume(&self, volume: &str, status: &'static str) -> io::Result<VolumeView> {
         let id = self.volume(volume)?.id;
         if let Some(volume) = self.cloud.state().volumes.get_mut(&id) {
-            volume.status = Status::Other(status);
+            let known = [Status::Pending, Status::Active].into_iter().find(|known| known.as_str() == status);
+            volume.status = known.unwrap_or(Status::Other(status));
         }
         self.volume(&id)
     }
