@@ -303,6 +303,8 @@ impl Inner {
     /// Whether an attach that an earlier process asked for may still be carried out: the cloud has taken it, the volume
     /// is not there yet, and the instance is locked for it.
     async fn may_be_coming(&self, node: Option<&NodeId>) -> bool {
+        // Before that the request itself may still be on its way, and the instance does not know of it.
+        tokio::time::sleep_until(self.begun + SETTLING).await;
         let Some(node) = node else { return self.begun.elapsed() <= SETTLING_SLOW };
         // What cannot be found out is no proof.
         !matches!(self.cloud.instance(node).await, Ok(InstanceState::Idle | InstanceState::Gone))
