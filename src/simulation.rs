@@ -1,8 +1,14 @@
 //! The whole controller in simulated time: from the calls of Kubernetes' sidecars down to the requests on the wire,
 //! against a Vultr account in memory.
 //!
-//! [`account`] is the account, [`network`] and [`faults`] are what lies between, [`process`] is one life of the
-//! controller, [`fleet`] takes many volumes at once through their lives and counts what that costs.
+//! - [`account`] the account, and [`story`] what happened in it
+//! - [`network`] and [`faults`] what lies between it and the controller; [`lie`] what lies about it
+//! - [`process`] one life of the controller, and [`request`] the calls that are made to it
+//! - [`plan`] what a seed means; [`cluster`] what Kubernetes wants and calls for; [`history`] all that put together
+//! - [`check`] and [`lists`] what answers promise, held against the story
+//! - [`fleet`] and [`burst`] many volumes at once, and what that costs
+//!
+//! `SEED=n` runs one history alone and prints all that happened in it; `HISTORIES=n` runs that many.
 
 mod account;
 mod burst;
@@ -137,7 +143,9 @@ fn a_history_is_the_same_every_time() {
 /// Takes fleets through their lives in fair weather, prints what that cost, and holds it against what it may cost.
 fn are_cheap(fleets: &[Fleet]) {
     let all: Vec<Figures> = fleets.iter().map(|fleet| fleet::run(*fleet)).collect();
-    all.iter().for_each(|figures| println!("{figures}"));
+    for figures in &all {
+        println!("{figures}");
+    }
     for figures in all {
         assert!(figures.wrong.is_empty(), "{:?}", figures.wrong);
         assert_eq!((figures.left, figures.limited), (0, 0), "left, limited");

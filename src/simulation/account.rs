@@ -6,6 +6,7 @@
 
 mod answer;
 mod block;
+mod console;
 mod instance;
 mod route;
 mod share;
@@ -23,6 +24,8 @@ use tokio::time::Instant;
 use self::block::Block;
 pub(super) use self::{
     answer::Reply,
+    block::Moving,
+    console::Console,
     instance::{Instance, instance_id},
     route::Sent,
     share::Share,
@@ -36,6 +39,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// How this account behaves where the API's documents leave it open.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)]
 pub(super) struct Habits {
     /// How long a new volume is pending, in ms.
     pub(super) creating: Range<u64>,
@@ -105,15 +109,6 @@ pub(super) enum Event {
     ShareOff(String, String),
     /// Somebody does something in the console.
     Console(Console),
-}
-
-/// What somebody does in the console, with the numbers of a volume among those there are and of an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Console {
-    Delete(usize),
-    Detach(usize),
-    Attach(usize, usize),
-    DeleteInstance(usize),
 }
 
 /// The account.

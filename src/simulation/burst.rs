@@ -25,8 +25,8 @@ fn attach(instances: &[usize]) -> (Duration, Vec<Answered>, Answered, usize) {
     live(settings, &Mortal::new(), |service| async move {
         let make = |number: usize| Ask::disk(format!("pvc-{number}"));
         let asks: Vec<Ask> = (0..=instances.len()).map(make).collect();
-        let made = join_all(asks.iter().map(|ask| ask.make(&service))).await;
-        let publishes: Vec<Ask> = made
+        let answers = join_all(asks.iter().map(|ask| ask.make(&service))).await;
+        let publishes: Vec<Ask> = answers
             .into_iter()
             .zip(instances.iter().chain(&instances[..1]))
             .map(|(said, instance)| match said {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    account::{Account, Event, Reply, Sent},
+    account::{Account, Event, Moving, Reply, Sent},
     faults::{Ending, Fate},
 };
 
@@ -100,7 +100,9 @@ impl Lie {
             body["block"] = one;
         }
         if let Some(rows) = body["blocks"].as_array_mut() {
-            rows.iter_mut().for_each(|row| self.twist(row, account));
+            for row in rows {
+                self.twist(row, account);
+            }
         }
         reply.body = body.to_string();
     }
@@ -108,8 +110,8 @@ impl Lie {
     fn twist(self, row: &mut Value, account: &Account) {
         let Some(block) = row["id"].as_str().and_then(|id| account.blocks.get(id)) else { return };
         match (self, &block.moving) {
-            (Self::ShowsDetachedEarly, Some(None)) => row["attached_to_instance"] = "".into(),
-            (Self::ShowsAttachedEarly, Some(Some(on))) => row["attached_to_instance"] = on.clone().into(),
+            (Self::ShowsDetachedEarly, Moving::Off) => row["attached_to_instance"] = "".into(),
+            (Self::ShowsAttachedEarly, Moving::To(on)) => row["attached_to_instance"] = on.clone().into(),
             (Self::ShowsActiveEarly, _) => row["status"] = "active".into(),
             _ => {}
         }

@@ -166,7 +166,6 @@ fn step(rng: &mut Rng, (claims, snapshots): (usize, usize), nodes: usize, consol
         95..97 if !console => Step::NoVfs(rng.u64(1..120)),
         0..12 => Step::Claim(claim),
         12..22 => Step::Unclaim(claim),
-        22..50 => Step::Attach(claim, node),
         50..62 => Step::Detach(claim, node),
         62..70 => Step::Grow(claim, rng.i64(1..4)),
         _ => Step::Attach(claim, node),

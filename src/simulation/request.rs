@@ -92,8 +92,8 @@ fn capability(shared: bool) -> VolumeCapability {
     }
 }
 
-fn range(gib: i64) -> Option<CapacityRange> {
-    Some(CapacityRange { required_bytes: gib * GIB, limit_bytes: 0 })
+fn range(gib: i64) -> CapacityRange {
+    CapacityRange { required_bytes: gib * GIB, limit_bytes: 0 }
 }
 
 fn map<T>(answer: Result<Response<T>, Status>, said: impl FnOnce(T) -> Said) -> Answered {
@@ -142,7 +142,7 @@ impl Ask {
             Self::Create { name, gib, class, from } => {
                 let request = CreateVolumeRequest {
                     name,
-                    capacity_range: range(gib),
+                    capacity_range: Some(range(gib)),
                     volume_capabilities: vec![capability(class == Class::Vfs)],
                     parameters: class.parameters(),
                     volume_content_source: content(from),
@@ -179,7 +179,7 @@ impl Ask {
             Self::Expand { id, gib } => {
                 let request = ControllerExpandVolumeRequest {
                     volume_id: id,
-                    capacity_range: range(gib),
+                    capacity_range: Some(range(gib)),
                     ..ControllerExpandVolumeRequest::default()
                 };
                 let answer = service.controller_expand_volume(Request::new(request)).await;

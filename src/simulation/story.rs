@@ -138,8 +138,9 @@ impl Story {
     pub(super) fn made(&mut self, at: Duration, id: &str, life: Life, shown: Shown) {
         let named = self.named.entry(life.label.clone()).or_default();
         named.push(id.to_owned());
-        let there = named.iter().filter(|other| self.volumes.get(*other).is_some_and(|life| life.gone.is_none()));
-        if let Some(other) = there.last() {
+        let mut there =
+            named.iter().rev().filter(|other| self.volumes.get(*other).is_some_and(|life| life.gone.is_none()));
+        if let Some(other) = there.next() {
             let what = format!("volume {id} is named {} as is {other}", life.label);
             self.wrong(at, what);
         }

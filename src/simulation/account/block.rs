@@ -3,7 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use super::{
-    Account, Console, Event,
+    Account, Event,
     answer::{Reply, date, meta},
     instance::offers,
     route::Sent,
@@ -26,6 +26,21 @@ pub(in crate::simulation) struct Kind {
 const KINDS: [Kind; 2] =
     [Kind { name: "high_perf", min: 10, max: 10_000 }, Kind { name: "storage_opt", min: 40, max: 40_000 }];
 
+/// A volume's way on or off an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::simulation) enum Moving {
+    Not,
+    To(String),
+    Off,
+}
+
+impl Moving {
+    /// The instance that it is on its way to.
+    fn to(&self) -> Option<&String> {
+        if let Self::To(instance) = self { Some(instance) } else { None }
+    }
+}
+
 /// A block volume.
 #[derive(Debug, Clone)]
 pub(in crate::simulation) struct Block {
@@ -36,8 +51,8 @@ pub(in crate::simulation) struct Block {
     pub(in crate::simulation) active: bool,
     /// The instance that it is shown on.
     pub(in crate::simulation) on: Option<String>,
-    /// Where an attach under way takes it; `Some(None)`: a detach is under way.
-    pub(in crate::simulation) moving: Option<Option<String>>,
+    /// What is under way with it.
+    pub(in crate::simulation) moving: Moving,
     /// The snapshot it was made from; empty where there is none.
     pub(in crate::simulation) snapshot: String,
     serial: String,
@@ -149,7 +164,7 @@ impl Account {
             kind: *kind,
             active: false,
             on: None,
-            moving: None,
+            moving: Moving::Not,
             serial: format!("{region}-{:014x}", self.made),
             created: self.at,
             changed: None,
@@ -186,7 +201,7 @@ impl Account {
         let Some(block) = self.blocks.get(id) else { return self.no_block() };
         let in_use = block.on.as_ref().is_some_and(|on| self.instances.contains_key(on));
         self.story.delete_asked(self.at, id, in_use);
-        if (block.on.is_some() || block.moving.is_some()) && !self.habits.deletes_attached {
+        if (block.on.is_some() || block.moving != Moving::Not) && !self.habits.deletes_attached {
             return Reply::refused(400, "Unable to remove block storage: it is attached to a server");
         }
         self.remove(id, false);
@@ -199,7 +214,7 @@ impl Account {
         if !sent.is_set("live") {
             self.story.wrong(self.at, format!("an attach of volume {id} restarts {on}"));
         }
-        if block.on.is_some() || matches!(block.moving, Some(Some(_))) {
+        if block.on.is_some() || block.moving.to().is_some() {
             return Reply::refused(400, "Block storage volume is already attached to a server");
         }
         let Some(instance) = self.instances.get(&on) else { return Reply::refused(404, "instance not found") };
@@ -215,7 +230,7 @@ impl Account {
         let done = self.at + self.some(self.habits.moving.clone());
         self.lock(&on, done);
         self.count(Some(&on), 1);
-        self.blocks.get_mut(id).expect("it was there").moving = Some(Some(on.clone()));
+        self.blocks.get_mut(id).expect("it was there").moving = Moving::To(on.clone());
         self.plan(done, Event::On(id.to_owned(), on));
         Reply::done()
     }
@@ -228,7 +243,7 @@ impl Account {
         let Some(on) = block.on.clone() else {
             return Reply::refused(400, "Block storage volume is not currently attached to a server");
         };
-        if block.moving.is_some() {
+        if block.moving != Moving::Not {
             return Reply::refused(400, "Unable to detach block storage");
         }
         let instance = self.instances.get(&on);
@@ -238,7 +253,7 @@ impl Account {
         self.story.detach_taken(self.at, id, &on, instance.is_some());
         let done = self.at + self.some(self.habits.moving.clone());
         self.lock(&on, done);
-        self.blocks.get_mut(id).expect("it was there").moving = Some(None);
+        self.blocks.get_mut(id).expect("it was there").moving = Moving::Off;
         self.plan(done, Event::Off(id.to_owned()));
         Reply::done()
     }
@@ -250,17 +265,17 @@ impl Account {
     }
 
     /// Counts a volume more or less on an instance, if there is such an instance.
-    fn count(&mut self, instance: Option<&String>, change: isize) {
+    pub(super) fn count(&mut self, instance: Option<&String>, change: isize) {
         if let Some(instance) = instance.and_then(|id| self.instances.get_mut(id)) {
             instance.volumes = instance.volumes.saturating_add_signed(change);
         }
     }
 
     /// Takes a volume out of the account.
-    fn remove(&mut self, id: &str, by_console: bool) {
+    pub(super) fn remove(&mut self, id: &str, by_console: bool) {
         if let Some(block) = self.blocks.remove(id) {
             self.count(block.on.as_ref(), -1);
-            self.count(block.moving.as_ref().and_then(Option::as_ref), -1);
+            self.count(block.moving.to(), -1);
             self.story.gone(self.at, id, by_console);
         }
     }
@@ -272,14 +287,17 @@ impl Account {
     pub(super) fn block_is_on(&mut self, id: &str, instance: &str) {
         let there = self.instances.contains_key(instance);
         self.change(id, |block| {
-            block.moving = None;
+            block.moving = Moving::Not;
             block.on = there.then(|| instance.to_owned());
         });
     }
 
     pub(super) fn block_is_off(&mut self, id: &str) {
         let mut was = (None, None);
-        self.change(id, |block| was = (block.moving.take().flatten(), block.on.take()));
+        self.change(id, |block| {
+            was = (block.moving.to().cloned(), block.on.take());
+            block.moving = Moving::Not;
+        });
         self.count(was.0.as_ref(), -1);
         self.count(was.1.as_ref(), -1);
     }
@@ -294,53 +312,6 @@ impl Account {
             block.render(id);
             let shown = block.shown();
             self.story.shows(self.at, id, shown);
-        }
-    }
-
-    /// Takes the volumes that somebody meddled with from instances that nobody wants them on.
-    pub(in crate::simulation) fn undo_meddling(&mut self, is_wanted: impl Fn(&str, &str) -> bool) {
-        let astray = |id: &String, block: &Block| {
-            self.story.volumes[id].meddled && block.on.as_ref().is_some_and(|on| !is_wanted(id, on))
-        };
-        let ids: Vec<String> = self.blocks.iter().filter(|(id, b)| astray(id, b)).map(|(id, _)| id.clone()).collect();
-        ids.iter().for_each(|id| self.block_is_off(id));
-    }
-
-    pub(super) fn console(&mut self, what: Console) {
-        let nth = |number: usize| super::instance::instance_id(number);
-        let id = match what {
-            Console::Delete(number) | Console::Detach(number) | Console::Attach(number, _) => {
-                self.blocks.keys().nth(number % self.blocks.len().max(1)).cloned()
-            }
-            Console::DeleteInstance(_) => None,
-        };
-        match (what, id) {
-            (Console::Delete(_), Some(id)) => {
-                self.remove(&id, true);
-            }
-            (Console::Detach(_), Some(id)) => {
-                self.story.meddled(&id);
-                self.block_is_off(&id);
-            }
-            (Console::Attach(_, instance), Some(id)) => {
-                let free = self.blocks[&id].on.is_none() && self.blocks[&id].moving.is_none();
-                if free && self.instances.contains_key(&nth(instance)) {
-                    self.story.meddled(&id);
-                    self.count(Some(&nth(instance)), 1);
-                    self.block_is_on(&id, &nth(instance));
-                }
-            }
-            (Console::DeleteInstance(number), _) => {
-                let gone = nth(number);
-                self.instances.remove(&gone);
-                self.story.instance_gone(self.at, &gone);
-                let has = |block: &Block| block.on.as_deref() == Some(gone.as_str());
-                let ids: Vec<String> = self.blocks.iter().filter(|(_, b)| has(b)).map(|(id, _)| id.clone()).collect();
-                if !self.habits.ghosts {
-                    ids.iter().for_each(|id| self.block_is_off(id));
-                }
-            }
-            _ => {}
         }
     }
 }

@@ -150,7 +150,9 @@ impl Account {
         }
         let tag = self.number();
         let attachment = Attachment { state: "PENDING", tag };
-        self.change_share(id, |share| drop(share.attachments.insert(on.to_owned(), attachment)));
+        self.change_share(id, |share| {
+            share.attachments.insert(on.to_owned(), attachment);
+        });
         let done = self.at + self.some(self.habits.moving.clone());
         self.plan(done, Event::ShareOn(id.to_owned(), on.to_owned()));
         created(self.shares[id].attachment(id, on).expect("it is attached"))
@@ -184,7 +186,9 @@ impl Account {
     }
 
     pub(super) fn share_is_off(&mut self, id: &str, on: &str) {
-        self.change_share(id, |share| drop(share.attachments.remove(on)));
+        self.change_share(id, |share| {
+            share.attachments.remove(on);
+        });
     }
 
     fn change_share(&mut self, id: &str, change: impl FnOnce(&mut Share)) {

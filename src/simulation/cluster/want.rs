@@ -23,10 +23,10 @@ impl Cluster {
                 self.attachments.iter_mut().filter(|((of, _), _)| *of == claim).for_each(|(_, a)| a.wanted = false);
             }
             Step::Attach(claim, node) => {
-                let one_only = !self.manners.two_at_once && self.claims[claim].content != Content::Shared;
+                let only_one = !self.manners.two_at_once && self.claims[claim].content != Content::Shared;
                 let may = self.claims[claim].wanted && !self.nodes_gone.contains(&node);
-                let free = !(one_only && self.is_on_a_node(claim)) && !self.attachments.contains_key(&(claim, node));
-                if may && free {
+                let there = self.attachments.contains_key(&(claim, node)) || (only_one && self.is_on_a_node(claim));
+                if may && !there {
                     self.attachments.insert((claim, node), Attachment { wanted: true, ..Attachment::default() });
                 }
             }
