@@ -27,13 +27,24 @@ impl Cluster {
             }
         }
         let taken_away = |ask: &Ask| ask.id().is_some_and(|id| story.is_taken_away(id));
-        unmet.extend(self.busy().filter(|ask| !taken_away(ask)).map(|ask| format!("{ask:?} has not succeeded")));
+        // A snapshot has failed, and whether anybody was told its id died with a process: it is told as failed for ever, and
+        // left to the report of orphans, since to drop it might leave a snapshot that looks ready and is not there.
+        let failed: Vec<_> = story.snapshots.0.values().filter(|taken| taken.failed && taken.gone.is_none()).collect();
+        let is_failed = |ask: &Ask| match ask {
+            Ask::Snapshot { name, .. } => failed.iter().any(|taken| taken.description.ends_with(&format!("={name}"))),
+            _ => false,
+        };
+        unmet.extend(
+            self.busy()
+                .filter(|ask| !taken_away(ask) && !is_failed(ask))
+                .map(|ask| format!("{ask:?} has not succeeded")),
+        );
         let known: BTreeSet<_> = self.claims.iter().filter_map(|claim| claim.id.clone()).collect();
         let strangers = story.volumes.iter().filter(|(id, life)| life.gone.is_none() && !known.contains(*id));
         unmet.extend(strangers.map(|(id, life)| format!("volume {id}, named {}, is leaked", life.label)));
         let known: BTreeSet<_> = self.snapshots.iter().filter_map(|snapshot| snapshot.id.clone()).collect();
         for (id, taken) in &story.snapshots.0 {
-            if taken.gone.is_none() && !known.contains(id) && !taken.is_temporary() {
+            if taken.gone.is_none() && !taken.failed && !known.contains(id) && !taken.is_temporary() {
                 unmet.push(format!("snapshot {id}, {}, is leaked", taken.description));
             }
         }

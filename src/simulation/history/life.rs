@@ -144,7 +144,13 @@ impl Life {
 
     /// Waits until nothing is left that clones were made by way of.
     async fn come_clean(&self) -> Result<(), String> {
-        let left = || self.history.account.look().snapshots.keys().next().cloned();
+        // A failed one that was asked for may be left (`unmet`); a clone drops its own.
+        let left = || {
+            let account = self.history.account.look();
+            let snapshots = &account.story.snapshots.0;
+            let is_left = |id: &&String| snapshots.get(*id).is_none_or(|taken| taken.is_temporary() || !taken.failed);
+            account.snapshots.keys().find(is_left).cloned()
+        };
         if left().is_some() {
             self.history.note(|| "a clone has left a snapshot".to_owned());
             tokio::time::sleep(SWEPT).await;
