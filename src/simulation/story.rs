@@ -13,8 +13,8 @@ use super::{
     snapshots::Snapshots,
 };
 
-/// So many requests a call may cost where a page has one row and a volume takes most of a minute, and so many the start.
-const A_CALL: usize = 7;
+/// So many requests a call may cost where a page has one row and a change takes most of a minute, and so many the start.
+const A_CALL: usize = 12;
 const AT_START: usize = 20;
 
 /// How a volume stood from some moment on.

@@ -127,8 +127,6 @@ impl Account {
     }
 
     fn delete_share(&mut self, id: &str) -> Reply {
-        let in_use = self.shares[id].attachments.keys().any(|on| self.instances.contains_key(on));
-        self.story.delete_asked(self.at, id, in_use);
         if !self.shares[id].attachments.is_empty() {
             let text = "Can not delete this subscription until it is detatched from all machines";
             return Reply::refused(422, text);
