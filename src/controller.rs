@@ -6,24 +6,28 @@
 mod attach;
 mod create;
 mod delete;
+mod detach;
+mod doubt;
 mod expand;
 mod health;
 mod list;
 #[cfg(test)]
 mod model;
 mod once;
+mod operation;
+mod pauses;
 mod region;
 #[cfg(test)]
 mod scenarios;
 mod share;
+mod size;
 mod snapshot;
 mod sources;
+mod sweep;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fmt,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -38,55 +42,17 @@ pub use snapshot::{Restorable, SnapshotList};
 
 pub use crate::cloud::label::Cluster;
 
-use self::{list::LastShares, once::Things, region::Offers, share::KnownAttachments, sources::Sources};
+use self::{
+    doubt::Doubts, list::LastShares, once::Things, operation::Operation, region::Offers, share::KnownAttachments,
+    sources::Sources,
+};
 use crate::{
     cloud::{Attachment, Cloud, CloudError, Share, Snapshot, Volume, VolumeType, queue::Queues},
     error::Error,
     operations::Operations,
-    progress::Progress,
+    progress::{Part, Progress},
     volume::{Gib, NodeId, SnapshotId, VolumeId},
 };
-
-/// How long an operation goes on trying against a cloud that gives no certain answer or is busy, before the caller is
-/// told and may repeat the call.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// The pause before a busy or uncertain cloud is asked again; it doubles up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// How long after a request without a certain answer, or after the start of this process (an earlier one may have died
-/// between a request and its effect), what the cloud shows counts as what came of it.
-const SETTLING: Duration = Duration::from_secs(2);
-/// The same after a request that was slow to fail: its effect may be as slow as its answer.
-const SETTLING_SLOW: Duration = Duration::from_secs(30);
-
-/// What can be under way for a volume, or for a name.
-#[derive(Debug, Clone, PartialEq)]
-enum Operation {
-    Create(Create),
-    Delete,
-    Attach(NodeId),
-    Detach(Option<NodeId>),
-    Expand { required_bytes: u64, limit_bytes: u64 },
-    Snapshot { source: VolumeId, regions: Vec<String> },
-    Sweep,
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Create(create) => {
-                write!(f, "a create of {} bytes as {}", create.required_bytes, create.volume_type)
-            }
-            Self::Delete => f.write_str("a delete"),
-            Self::Attach(node) => write!(f, "an attach to {node}"),
-            Self::Detach(Some(node)) => write!(f, "a detach from {node}"),
-            Self::Detach(None) => f.write_str("a detach from every node"),
-            Self::Expand { required_bytes, .. } => write!(f, "an expansion to {required_bytes} bytes"),
-            Self::Snapshot { source, .. } => write!(f, "a snapshot of volume {source}"),
-            Self::Sweep => f.write_str("the end of a clone that was given up"),
-        }
-    }
-}
 
 /// What a controller is told beforehand.
 #[derive(Debug)]
@@ -130,12 +96,9 @@ struct Inner {
     sources: Sources,
     /// When this process began: an earlier one may have died between a request and its effect.
     begun: Instant,
-    /// Volumes that an attach has gone out for whose end nobody has seen, and when: that such a volume is on no instance
-    /// proves nothing yet.
-    attaching: Mutex<HashMap<VolumeId, Instant>>,
-    /// Volumes that this process knows, from soon after its start, to be on no instance unless it attaches them itself:
-    /// it made them or saw them come off.
-    free_since_start: Mutex<HashSet<VolumeId>>,
+    doubts: Doubts,
+    /// The same of shared file systems, for each instance by itself.
+    share_doubts: Doubts<(VolumeId, NodeId)>,
     /// When each volume was last changed by us, for clouds that want a pause between changes.
     changed: Mutex<HashMap<VolumeId, Instant>>,
     /// Names of snapshots that were asked for here and whose id no caller has been told yet.
@@ -163,8 +126,8 @@ impl Controller {
             progress,
             sources: Sources::default(),
             begun: Instant::now(),
-            attaching: Mutex::default(),
-            free_since_start: Mutex::default(),
+            doubts: Doubts::new(),
+            share_doubts: Doubts::new(),
             changed: Mutex::default(),
             untold: Mutex::default(),
             known_attachments: KnownAttachments::default(),
@@ -293,6 +256,7 @@ impl Controller {
         };
         // What is there already has to wait for nothing.
         if now.size.bytes() >= required_bytes && (limit_bytes == 0 || now.size.bytes() <= limit_bytes) {
+            self.inner.progress.end(&id, Part::Size);
             return Ok(now);
         }
         let inner = Arc::clone(&self.inner);
@@ -378,94 +342,4 @@ fn ours(volume: &Volume) -> Result<(), Error> {
         return Err(Error::Precondition(problem));
     }
     Ok(())
-}
-
-/// How long a request that failed after `took` may still be on its way to its effect.
-fn settling(took: Duration) -> Duration {
-    if took > SETTLING { SETTLING_SLOW } else { SETTLING }
-}
-
-/// The pauses between tries against a busy or silent cloud.
-struct Pauses {
-    began: Instant,
-    next: Duration,
-    tried: u32,
-}
-
-impl Pauses {
-    fn new() -> Self {
-        Self { began: Instant::now(), next: FIRST_PAUSE, tried: 0 }
-    }
-
-    /// How often was waited.
-    fn tried(&self) -> u32 {
-        self.tried
-    }
-
-    /// Waits before the next try, unless there was enough of them.
-    async fn wait(&mut self) -> bool {
-        if self.began.elapsed() >= PATIENCE {
-            return false;
-        }
-        self.tried += 1;
-        tokio::time::sleep(self.next.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
-        self.next = (self.next * 2).min(LONGEST_PAUSE);
-        true
-    }
-}
-
-/// The size that a request means in a cloud with these limits: rounded up to whole steps, raised to the minimum.
-///
-/// # Errors
-/// [`Error::OutOfRange`] if that is more than the type has, or than the request allows.
-fn size_for(kind: &VolumeType, required_bytes: u64, limit_bytes: u64) -> Result<Gib, Error> {
-    let asked = Gib::holding(required_bytes).max(kind.min);
-    let size = Gib(asked.0.div_ceil(kind.step.0) * kind.step.0);
-    if size > kind.max {
-        return Err(Error::OutOfRange(format!(
-            "{required_bytes} bytes are asked for, but a {kind} volume has at most {}",
-            kind.max
-        )));
-    }
-    if limit_bytes != 0 && size.bytes() > limit_bytes {
-        return Err(Error::OutOfRange(format!(
-            "the smallest {kind} volume that holds {required_bytes} bytes has {size}, which is over the limit of \
-             {limit_bytes} bytes; sizes go from {} to {} in steps of {}",
-            kind.min, kind.max, kind.step
-        )));
-    }
-    Ok(size)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cloud::vultr::PROFILE;
-
-    #[test]
-    fn sizes_are_rounded_up_raised_and_limited() {
-        const GIB: u64 = 1 << 30;
-        let (nvme, hdd) = (PROFILE.volume_types[0], PROFILE.volume_types[1]);
-        for (kind, required, limit, size) in [
-            (nvme, 0, 0, Some(10)),
-            (nvme, 1, 0, Some(10)),
-            (nvme, 8 * GIB, 0, Some(10)),
-            (nvme, 10 * GIB - 1, 10 * GIB, Some(10)),
-            (nvme, 10 * GIB + 1, 0, Some(11)),
-            (nvme, 10 * GIB + 1, 11 * GIB - 1, None),
-            (nvme, 1, 8 * GIB, None),
-            (nvme, 10_000 * GIB, 0, Some(10_000)),
-            (nvme, 10_000 * GIB + 1, 0, None),
-            (nvme, u64::MAX, 0, None),
-            (hdd, 1, 0, Some(40)),
-            (hdd, 40_000 * GIB, 0, Some(40_000)),
-            (hdd, 40_001 * GIB, 0, None),
-        ] {
-            let found = size_for(kind, required, limit);
-            assert_eq!(found.as_ref().ok().map(|size| size.0), size, "{kind} {required} {limit}: {found:?}");
-            if let Err(error) = found {
-                assert_eq!(error.code(), tonic::Code::OutOfRange);
-            }
-        }
-    }
 }

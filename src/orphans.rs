@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    io::Read,
+    io::{Read, Write},
     path::Path,
     sync::Arc,
 };
@@ -41,8 +41,8 @@ pub async fn report(config: OrphansConfig) -> Result<(), RunError> {
     let report = Report::of(&cloud, &owner)
         .await
         .map_err(|error| RunError::Failed(format!("the account cannot be read, so there is no report: {error}")))?;
-    print!("{report}");
-    Ok(())
+    let written = std::io::stdout().write_all(report.to_string().as_bytes());
+    written.map_err(|error| RunError::Failed(format!("the report cannot be written: {error}")))
 }
 
 /// Whose things are looked for, and which of them are known.

@@ -128,6 +128,17 @@ impl Progress {
         self.lock().remove(&(volume.clone(), part));
     }
 
+    /// Notes that nothing more is wanted of the volume on this instance.
+    pub fn end_on(&self, volume: &VolumeId, node: &NodeId) {
+        let is_there =
+            |wanted: &Wanted| matches!(&wanted.change, Change::Attach(on) | Change::Detach(on) if on == node);
+        let place = (volume.clone(), Part::Place);
+        let mut all = self.lock();
+        if all.get(&place).is_some_and(is_there) {
+            all.remove(&place);
+        }
+    }
+
     /// Notes that the volume is gone.
     pub fn forget(&self, volume: &VolumeId) {
         self.end(volume, Part::Place);

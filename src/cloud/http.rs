@@ -24,8 +24,10 @@ use crate::metrics::Metrics;
 const TRIES: u32 = 4;
 /// The first pause between two tries; it doubles, and is jittered so that several drivers do not march in step.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest that a `Retry-After` is obeyed for within one call; beyond that the caller is told.
+/// The longest that all requests are held for because the account's limit is exceeded.
 const LONGEST_HOLD: Duration = Duration::from_secs(60);
+/// The longest that one request waits because its part of the API asks for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// A request, before it is sent.
 #[derive(Debug)]
@@ -124,7 +126,9 @@ impl Http {
             };
             self.metrics.cloud(call.operation, label(&failure.error), started.elapsed());
             debug!(attempt, error = %failure.error, "no success");
-            if let Some(hold) = failure.retry_after {
+            let limited = matches!(failure.error, CloudError::RateLimited);
+            if let Some(hold) = failure.retry_after.filter(|_| limited) {
+                // The limit is the account's: nobody else is to run into it either.
                 self.pace.hold(Instant::now() + hold.min(LONGEST_HOLD));
             }
             let again = match failure.error {
@@ -137,8 +141,10 @@ impl Http {
                 return Err(failure.error);
             }
             warn!(operation = call.operation, error = %failure.error, "asking the cloud again");
-            if failure.retry_after.is_none() {
-                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+            if !limited {
+                // What one part of the API asks for is no matter of the others.
+                let asked = failure.retry_after.unwrap_or_default().min(LONGEST_WAIT);
+                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64()).max(asked)).await;
                 pause *= 2;
             }
         }
@@ -156,9 +162,10 @@ impl Http {
         }
         let error = (self.meaning)(answer.status, &String::from_utf8_lossy(&answer.body));
         let limited = matches!(error, CloudError::RateLimited);
-        // Vultr documents the header with its 429; whoever leaves it out means the same second.
+        // Vultr documents the header with its 429; whoever leaves it out, or says 0, means the same second.
+        let second = Duration::from_secs(1);
         let retry_after =
-            if limited { answer.retry_after.or(Some(Duration::from_secs(1))) } else { answer.retry_after };
+            if limited { Some(answer.retry_after.unwrap_or(second).max(second)) } else { answer.retry_after };
         Err(Failure { error, retry_after, never_sent: false })
     }
 }

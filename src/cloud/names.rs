@@ -17,8 +17,15 @@ use super::{CloudError, kind::Kind, watch::Watcher};
 #[derive(Debug)]
 pub struct Names<T: Kind> {
     known: Mutex<Known<T::Id>>,
-    /// When the newest listing that went in began. Held while one is under way, so that there is one at a time.
-    listed: tokio::sync::Mutex<Option<Instant>>,
+    /// Held while one is under way, so that there is one at a time.
+    listed: tokio::sync::Mutex<Listed>,
+}
+
+/// When the listings began: the newest that went in, and the newest that failed.
+#[derive(Debug, Default)]
+struct Listed {
+    last: Option<Instant>,
+    failed: Option<(Instant, CloudError)>,
 }
 
 #[derive(Debug)]
@@ -33,7 +40,7 @@ impl<T: Kind> Names<T> {
     /// An index that has yet to be filled.
     pub fn new() -> Self {
         let known = Known { ids: HashMap::new(), names: HashMap::new() };
-        Self { known: Mutex::new(known), listed: tokio::sync::Mutex::new(None) }
+        Self { known: Mutex::new(known), listed: tokio::sync::Mutex::default() }
     }
 
     /// Those named `name` according to a listing that began at `since` or later, the oldest first.
@@ -51,15 +58,26 @@ impl<T: Kind> Names<T> {
     /// # Errors
     /// The cloud's.
     pub async fn list_since(&self, watcher: &Watcher<T>, since: Instant) -> Result<(), CloudError> {
+        let arrived = Instant::now();
         let mut listed = self.listed.lock().await;
-        if listed.is_some_and(|begun| begun >= since) {
+        if listed.last.is_some_and(|begun| begun >= since) {
             return Ok(());
         }
-        let begun = Instant::now();
-        for thing in watcher.list_whole().await? {
-            self.insert(&thing);
+        // Those who have waited for the same listing do not each try it again.
+        if let Some((begun, error)) = &listed.failed
+            && *begun > arrived
+        {
+            return Err(error.clone());
         }
-        *listed = Some(begun);
+        let begun = Instant::now();
+        match watcher.list_whole().await {
+            Ok(things) => things.iter().for_each(|thing| self.insert(thing)),
+            Err(error) => {
+                listed.failed = Some((begun, error.clone()));
+                return Err(error);
+            }
+        }
+        listed.last = Some(begun);
         Ok(())
     }
 

@@ -10,8 +10,8 @@ use crate::volume::{SnapshotId, VolumeId};
 pub struct Snapshot {
     /// Its id.
     pub id: SnapshotId,
-    /// The volume that it was taken of, which may be gone by now.
-    pub source: VolumeId,
+    /// The volume that it was taken of, which may be gone by now; `None` where the cloud does not tell.
+    pub source: Option<VolumeId>,
     /// What was written on it when it was taken.
     pub description: String,
     /// The size of the volume it was taken of.
@@ -20,6 +20,13 @@ pub struct Snapshot {
     pub state: SnapshotState,
     /// When it was taken, in RFC 3339, which sorts by time.
     pub created: String,
+}
+
+impl Snapshot {
+    /// What it was taken of, for a message.
+    pub fn of_what(&self) -> String {
+        self.source.as_ref().map_or_else(|| "a volume that is not told".to_owned(), |id| format!("volume {id}"))
+    }
 }
 
 /// Whether a snapshot can be used.

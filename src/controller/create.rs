@@ -9,11 +9,13 @@
 //! A volume that exists is found before its source is asked for, which may be gone by then.
 
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::{
     Inner, Which,
     once::{NotMade, Wanted},
-    ours, size_for,
+    ours,
+    size::size_for,
     snapshot::Taken,
 };
 use crate::{
@@ -173,7 +175,7 @@ impl Inner {
                 cause => cause,
             })
         })?;
-        self.is_free(&made.id);
+        self.doubts.is_free(&made.id);
         Ok(made)
     }
 
@@ -196,9 +198,10 @@ impl Inner {
         }
         class.map(str::to_owned).ok_or_else(|| {
             Error::Precondition(format!(
-                "snapshot {} does not tell its region, and volume {}, which it was taken of, is gone; name the region by \
+                "snapshot {} does not tell its region, and {}, which it was taken of, is gone; name the region by \
                  the parameter snapshot_region of the StorageClass",
-                snapshot.id, snapshot.source
+                snapshot.id,
+                snapshot.of_what()
             ))
         })
     }
@@ -235,11 +238,17 @@ impl Inner {
         };
         let temporary = self.snapshots.find_known(&Purpose::Clone.key(name)).await?;
         match (temporary, &volume.origin) {
-            (Some(temporary), _) if temporary.source != *source => Err(differs(format!("volume {}", temporary.source))),
+            (Some(temporary), _) if temporary.source.as_ref() != Some(source) => Err(differs(temporary.of_what())),
             (Some(temporary), Origin::Snapshot(origin)) if temporary.id != *origin => {
                 Err(differs(format!("snapshot {origin}")))
             }
-            (Some(temporary), _) => self.drop_snapshot(&temporary.id).await,
+            (Some(temporary), _) => {
+                // The clone is made, and must not be given up for this.
+                if let Err(error) = self.drop_snapshot(&temporary.id).await {
+                    warn!(snapshot = %temporary.id, error = error.chain(), "a clone's snapshot is left to the sweep");
+                }
+                Ok(())
+            }
             // The one that it was made by way of has been dropped. One that is still there is somebody's own.
             (None, Origin::Snapshot(origin)) => match self.read_snapshot(origin).await {
                 Err(Error::SnapshotNotFound(_)) => Ok(()),

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Inner, Pauses, ours};
+use super::{Inner, ours, pauses::Pauses};
 use crate::{
     cloud::{CloudError, InstanceState},
     error::Error,
@@ -43,13 +43,13 @@ impl Inner {
                 }
             }
             // What an earlier process, or an attach that nobody saw the end of, may still bring about comes first.
-            let free = self.free_from(id);
-            if let Some(when) = self.proves_detached(id, read).or((read < free).then_some(free)) {
+            let free = self.doubts.free_from(id);
+            if let Some(when) = self.doubts.proves_detached(id, read).or((read < free).then_some(free)) {
                 tokio::time::sleep_until(when).await;
                 continue;
             }
             match self.cloud.delete_volume(id).await {
-                Ok(()) | Err(CloudError::NotFound(_)) => {
+                Ok(()) => {
                     self.forget(id);
                     info!(volume = %id, name = volume.name, "deleted");
                     return Ok(());
@@ -59,8 +59,10 @@ impl Inner {
                         return Err(Error::OutcomeUnknown { subject: format!("deleting volume {id}"), cause });
                     }
                 }
-                // Perhaps it is on its way to an instance: the next read tells.
-                Err(cause @ CloudError::Refused { .. }) if pauses.tried() < REFUSALS_TRIED => {
+                // Perhaps it is on its way to an instance, or gone: the next read tells.
+                Err(cause @ (CloudError::Refused { .. } | CloudError::NotFound(_)))
+                    if pauses.tried() < REFUSALS_TRIED =>
+                {
                     warn!(volume = %id, error = %cause, "the delete was refused");
                     pauses.wait().await;
                 }

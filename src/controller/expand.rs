@@ -5,7 +5,12 @@ use std::sync::PoisonError;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Inner, Pauses, settling, size_for, unread};
+use super::{
+    Inner,
+    pauses::{Pauses, SETTLING_SLOW},
+    size::size_for,
+    unread,
+};
 use crate::{
     cloud::{Change, CloudError, Volume, watch::Awaited},
     error::Error,
@@ -27,6 +32,7 @@ impl Inner {
                 )));
             }
             if volume.size.bytes() >= required_bytes {
+                self.progress.end(id, Part::Size);
                 return Ok(volume);
             }
             let Some(kind) = volume.volume_type else {
@@ -53,7 +59,7 @@ impl Inner {
                 Err(cause) if cause.outcome_is_unknown() || matches!(cause, CloudError::Busy(_)) => {
                     warn!(volume = %id, error = %cause, "not known whether the volume was grown");
                     if cause.outcome_is_unknown() {
-                        tokio::time::sleep(settling(asked.elapsed())).await;
+                        tokio::time::sleep(SETTLING_SLOW).await;
                     }
                     if !pauses.wait().await {
                         return Err(Error::OutcomeUnknown { subject: format!("growing volume {id}"), cause });

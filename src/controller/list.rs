@@ -1,8 +1,13 @@
 //! ListVolumes, ControllerGetVolume: the account's volumes as they stand, page by page as the cloud has them: first the
 //! disks, then the shared file systems.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
+use futures_util::future::join_all;
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::{Controller, Inner, Which};
@@ -11,6 +16,9 @@ use crate::{
     error::Error,
     volume::{Gib, NodeId, VolumeId},
 };
+
+/// Whoever lists all volumes does not wait longer than this for the shared file systems among them.
+const SHARES_WITHIN: Duration = Duration::from_secs(10);
 
 /// What our page tokens begin with, before the cloud's own cursor.
 const DISKS: &str = "page:";
@@ -116,9 +124,7 @@ impl Controller {
         let more = shares.len() > room;
         shares.truncate(room);
         let after = shares.last().map_or(after, |last| last.id.to_string());
-        for share in shares {
-            volumes.push(self.inner.with_nodes(share).await);
-        }
+        volumes.extend(shares);
         Ok(self.shown(volumes, more.then(|| At::Shares(after).token())))
     }
 
@@ -186,13 +192,15 @@ impl Inner {
         })
     }
 
-    /// The shared file systems, by id; as they were last seen where they cannot be listed: the disks are known, and
+    /// The shared file systems and where they are, by id; as they were last seen where they cannot be listed: the disks are known, and
     /// whoever asks for all volumes must get them.
     async fn shares_of_late(&self) -> Vec<Shown> {
-        match self.shares.watcher.list_whole().await {
+        let late = |_| Err(CloudError::Unknown("there was no answer in time".to_owned()));
+        match timeout(SHARES_WITHIN, self.shares.watcher.list_whole()).await.unwrap_or_else(late) {
             Ok(shares) => {
                 let mut shares: Vec<Shown> = shares.into_iter().map(Shown::from).collect();
                 shares.sort_by(|a, b| a.id.cmp(&b.id));
+                let shares = join_all(shares.into_iter().map(|share| self.with_nodes(share))).await;
                 self.last_shares.note(&shares);
                 shares
             }
@@ -204,9 +212,10 @@ impl Inner {
         }
     }
 
-    /// The same with where it is, unless that is in doubt anyway.
+    /// The same with where it is.
     async fn with_nodes(&self, mut shown: Shown) -> Shown {
-        match self.attachments_of_late(&shown.id).await {
+        let late = |_| Err(Error::NotYet("there was no answer in time".to_owned()));
+        match timeout(SHARES_WITHIN, self.attachments_of_late(&shown.id)).await.unwrap_or_else(late) {
             Ok(nodes) => shown.nodes = nodes,
             Err(Error::VolumeNotFound(_)) => {}
             Err(error) => {

@@ -19,7 +19,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Pauses, SETTLING, SETTLING_SLOW, settling};
+use super::pauses::{Pauses, SETTLING, SETTLING_SLOW};
 use crate::{
     cloud::{
         Cloud, CloudError,
@@ -129,7 +129,7 @@ impl<T: Kind> Things<T> {
                 Err(NotMade::Decided(error)) => return Err(error),
                 Err(NotMade::Cloud(cause)) if cause.outcome_is_unknown() => {
                     warn!(name, error = %cause, "not known whether it was made: {what}");
-                    known_since = Instant::now() + settling(asked.elapsed());
+                    known_since = Instant::now() + SETTLING_SLOW;
                     self.unanswered().insert(name.to_owned(), known_since);
                     tokio::time::sleep_until(known_since).await;
                     if !pauses.wait().await {

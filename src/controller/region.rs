@@ -16,6 +16,8 @@ use crate::{
 
 /// What regions offer changes rarely.
 const KEPT: Duration = Duration::from_secs(600);
+/// For how long that they could not be had is told without asking again.
+const FAILURE_KEPT: Duration = Duration::from_secs(5);
 
 /// Where volumes go that come without a requirement: `--region`, else the region of the machine the controller runs on.
 #[derive(Debug)]
@@ -53,27 +55,49 @@ impl HomeRegion {
 /// an API does not touch the other.
 #[derive(Default)]
 pub(super) struct Offers {
-    disks: Mutex<Option<(Instant, Arc<Vec<Region>>)>>,
-    shares: Mutex<Option<(Instant, Arc<Vec<Region>>)>>,
+    disks: Mutex<Heard>,
+    shares: Mutex<Heard>,
+}
+
+#[derive(Default)]
+struct Heard {
+    regions: Option<(Instant, Arc<Vec<Region>>)>,
+    failure: Option<(Instant, CloudError)>,
 }
 
 impl Offers {
     async fn of(&self, cloud: &dyn Cloud, kind: &VolumeType) -> Result<Arc<Vec<Region>>, CloudError> {
-        let mut kept = if kind.shared { self.shares.lock().await } else { self.disks.lock().await };
-        if let Some((asked, regions)) = kept.as_ref()
+        let mut heard = if kind.shared { self.shares.lock().await } else { self.disks.lock().await };
+        if let Some((asked, regions)) = &heard.regions
             && asked.elapsed() < KEPT
         {
             return Ok(Arc::clone(regions));
         }
         let asked = Instant::now();
-        let regions = match (kind.shared, cloud.shares()) {
-            (false, _) => cloud.regions().await?,
-            (true, Some(shares)) => shares.share_regions().await?,
-            (true, None) => Vec::new(),
+        let answer = match &heard.failure {
+            // Those who have waited for the same answer do not each ask for it again.
+            Some((when, error)) if when.elapsed() < FAILURE_KEPT => Err(error.clone()),
+            _ => match (kind.shared, cloud.shares()) {
+                (false, _) => cloud.regions().await,
+                (true, Some(shares)) => shares.share_regions().await,
+                (true, None) => Ok(Vec::new()),
+            },
         };
-        let regions = Arc::new(regions);
-        *kept = Some((asked, Arc::clone(&regions)));
-        Ok(regions)
+        match (answer, &heard.regions) {
+            (Ok(regions), _) => {
+                let regions = Arc::new(regions);
+                *heard = Heard { regions: Some((asked, Arc::clone(&regions))), failure: None };
+                Ok(regions)
+            }
+            (Err(error), known) => {
+                let old = known.as_ref().map(|(_, regions)| Arc::clone(regions));
+                if heard.failure.as_ref().is_none_or(|(when, _)| when.elapsed() >= FAILURE_KEPT) {
+                    heard.failure = Some((Instant::now(), error.clone()));
+                }
+                // What was on offer a while ago is so still, most probably; if not, the cloud refuses.
+                old.ok_or(error)
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Inner, Pauses, size_for};
+use super::{Inner, pauses::Pauses, size::size_for};
 use crate::{
     cloud::{Attachment, CloudError, InstanceState, Share, ShareAttachment, Shares, watch::Awaited},
     error::Error,
@@ -58,7 +58,11 @@ impl Inner {
         loop {
             let found = match self.shares_api()?.share_attachment(id, node).await {
                 Err(CloudError::NotFound(_)) => {
+                    self.share_doubts.attach_sent(&(id.clone(), node.clone()));
                     let attached = self.shares_api()?.attach_share(id, node).await;
+                    if !attached.as_ref().is_err_and(CloudError::outcome_is_unknown) {
+                        self.share_doubts.attach_over(&(id.clone(), node.clone()));
+                    }
                     self.known_attachments.forget(id);
                     attached
                 }
@@ -128,9 +132,14 @@ impl Inner {
         let mut pauses = Pauses::new();
         let mut taken: Option<Instant> = None;
         loop {
-            // That it is off is what the cloud shows, not what it was asked.
+            // That it is off is what the cloud shows, not what it was asked; and that nothing brings it on any more.
+            let read = Instant::now();
             match self.shares_api()?.share_attachment(id, node).await {
                 Err(CloudError::NotFound(_)) => {
+                    if let Some(when) = self.share_doubts.proves_detached(&(id.clone(), node.clone()), read) {
+                        tokio::time::sleep_until(when).await;
+                        continue;
+                    }
                     self.known_attachments.forget(id);
                     info!(volume = %id, %node, "detached");
                     return Ok(());

@@ -1,17 +1,14 @@
 //! CreateSnapshot, DeleteSnapshot, ListSnapshots, GetSnapshot, and the snapshots that clones are made by way of.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::sync::PoisonError;
 
-use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
-    Controller, Inner, Operation, Pauses, SETTLING, Which,
+    Controller, Inner, Operation, Which,
     once::{NotMade, Wanted},
     ours,
+    pauses::Pauses,
 };
 use crate::{
     cloud::{
@@ -25,9 +22,6 @@ use crate::{
 
 /// What our page tokens begin with, before the cloud's own cursor.
 const TOKEN: &str = "page:";
-
-/// How often leftovers of clones are looked for.
-const SWEEP: Duration = Duration::from_secs(3600);
 
 /// A snapshot, and where it can be restored.
 #[derive(Debug, Clone)]
@@ -59,11 +53,11 @@ impl Wanted<Snapshot> for Taken<'_> {
     }
 
     fn agrees(&self, found: &Snapshot) -> Result<(), Error> {
-        if found.source == *self.source {
+        if found.source.as_ref() == Some(self.source) {
             return Ok(());
         }
         let subject = format!("a snapshot named {} ({})", self.name, found.id);
-        let difference = format!("it was taken of volume {}, {} is asked for", found.source, self.source);
+        let difference = format!("it was taken of {}, volume {} is asked for", found.of_what(), self.source);
         Err(Error::Differs { subject, difference })
     }
 
@@ -178,29 +172,15 @@ impl Controller {
         let listed = self.inner.snapshots.watcher.list_whole().await;
         let mut snapshots =
             listed.map_err(|cause| Error::Cloud { doing: format!("listing the snapshots of {source}"), cause })?;
-        snapshots.retain(|one| one.source == *source && !is_temporary(one) && one.id.as_str() > starting_token);
+        snapshots.retain(|one| {
+            one.source.as_ref() == Some(source) && !is_temporary(one) && one.id.as_str() > starting_token
+        });
         snapshots.sort_by(|a, b| a.id.cmp(&b.id));
         let most = if max_entries == 0 { usize::MAX } else { max_entries as usize };
         let more = snapshots.len() > most;
         snapshots.truncate(most);
         let next_token = snapshots.last().filter(|_| more).map(|last| last.id.to_string());
         Ok(SnapshotList { snapshots: self.inner.all_restorable(snapshots).await?, next_token })
-    }
-
-    /// Drops what clones have left behind, at once and then every hour; never returns. A clone cleans up after itself,
-    /// but a process may die on the way, and its claim may be deleted before a successor goes on.
-    pub async fn keep_clean(&self) {
-        if self.inner.cloud.snapshots().is_none() {
-            return;
-        }
-        // A volume that an earlier process asked for at its end has to be seen before its snapshot is dropped.
-        tokio::time::sleep_until(self.inner.begun + SETTLING).await;
-        loop {
-            if let Err(error) = self.inner.sweep().await {
-                warn!(error = error.chain(), "leftovers of clones cannot be looked for; the next try is in an hour");
-            }
-            tokio::time::sleep(SWEEP).await;
-        }
     }
 }
 
@@ -277,7 +257,8 @@ impl Inner {
         if let Some(label) = Label::parse(&snapshot.description) {
             return Ok(Some(label.region.to_owned()));
         }
-        match self.read(&snapshot.source).await {
+        let Some(source) = &snapshot.source else { return Ok(None) };
+        match self.read(source).await {
             Ok(volume) => Ok(Some(volume.region)),
             Err(Error::VolumeNotFound(_)) => Ok(None),
             Err(error) => Err(error),
@@ -293,46 +274,9 @@ impl Inner {
         futures_util::future::try_join_all(snapshots.into_iter().map(|snapshot| self.restorable_in(snapshot))).await
     }
 
-    fn snapshots_api(&self) -> Result<&dyn Snapshots, Error> {
+    pub(super) fn snapshots_api(&self) -> Result<&dyn Snapshots, Error> {
         let missing = || Error::Precondition(format!("{} has no snapshots", self.cloud.profile().name));
         self.cloud.snapshots().ok_or_else(missing)
-    }
-
-    /// Drops the snapshots that clones of this cluster were made by way of and that nobody needs any more.
-    async fn sweep(self: &Arc<Self>) -> Result<(), Error> {
-        let failed = |cause| Error::Cloud { doing: "looking for leftovers of clones".to_owned(), cause };
-        let snapshots = self.snapshots.watcher.list().await.map_err(failed)?;
-        let mut leftovers: Vec<&Snapshot> = snapshots.iter().filter(|one| self.is_leftover(one)).collect();
-        self.leftovers.lock().await.retain(|id, _| leftovers.iter().any(|one| one.id == *id));
-        if self.cluster.name().is_empty() {
-            // Perhaps of another cluster of this account that has no name either: no clone takes that long.
-            let mut seen = self.leftovers.lock().await;
-            leftovers.retain(|one| seen.entry(one.id.clone()).or_insert_with(Instant::now).elapsed() >= SWEEP);
-        }
-        if leftovers.is_empty() {
-            return Ok(());
-        }
-        let volumes = self.volumes.watcher.list_whole().await.map_err(failed)?;
-        for one in leftovers {
-            let Some(label) = Label::parse(&one.description) else { continue };
-            let filling = |volume: &Volume| volume.name == label.name && !volume.is_ready();
-            if volumes.iter().any(filling) {
-                continue;
-            }
-            warn!(snapshot = %one.id, clone = label.name, "a clone has left its snapshot behind; it is dropped");
-            let (inner, id) = (Arc::clone(self), one.id.clone());
-            let drop = async move { inner.drop_snapshot(&id).await };
-            // Under the name of the clone: one that is being made needs its snapshot.
-            if let Err(error) = self.operations.run(label.name, Operation::Sweep, drop).await {
-                warn!(snapshot = %one.id, error = error.chain(), "not dropped; the next try is in an hour");
-            }
-        }
-        Ok(())
-    }
-
-    fn is_leftover(&self, snapshot: &Snapshot) -> bool {
-        Label::parse(&snapshot.description)
-            .is_some_and(|label| label.purpose == Purpose::Clone && label.cluster == self.cluster.name())
     }
 }
 

@@ -54,7 +54,7 @@ struct Rows {
 #[derive(Debug, Deserialize)]
 struct Row {
     id: String,
-    block_id: String,
+    block_id: Option<String>,
     #[serde(default)]
     description: String,
     state: String,
@@ -87,8 +87,8 @@ impl TryFrom<Row> for Snapshot {
         let unreadable = |what: &str| CloudError::Unknown(format!("the API shows a snapshot with {what}"));
         Ok(Self {
             id: SnapshotId::parse(PROFILE.id_form, &row.id).ok_or_else(|| unreadable("an id that is no UUID"))?,
-            source: VolumeId::parse(PROFILE.id_form, &row.block_id)
-                .ok_or_else(|| unreadable("a block_id that is no UUID"))?,
+            // Perhaps empty when the volume is gone: nothing is known of that.
+            source: row.block_id.and_then(|id| VolumeId::parse(PROFILE.id_form, &id)),
             description: row.description,
             size_bytes: row.size,
             // The API's documents have the first of each pair, its tools the second.
@@ -125,6 +125,7 @@ mod tests {
             assert_eq!(snapshot.state, SnapshotState::Complete);
             assert_eq!(snapshot.created, "2026-07-17T16:46:05Z");
             assert_eq!(snapshot.description, "nightly");
+            assert!(snapshot.source.is_some());
         }
         for other in ["{}", "[]", r#"{"snapshot":[]}"#, r#"{"snapshots":[]}"#] {
             assert!(matches!(one(other.as_bytes()), Err(CloudError::Unknown(_))), "{other}");
@@ -146,7 +147,7 @@ mod tests {
 
     #[test]
     fn what_a_decision_rests_on_is_never_made_up() {
-        for missing in ["id", "block_id", "state", "size"] {
+        for missing in ["id", "state", "size"] {
             let without = SHOWN.replace(&format!("\"{missing}\""), "\"other\"");
             assert!(matches!(one(without.as_bytes()), Err(CloudError::Unknown(_))), "{missing}");
         }

@@ -74,7 +74,9 @@ impl ControllerService {
     async fn one_or_none(&self, id: &str, source: &str) -> Result<SnapshotList, Error> {
         let Some(id) = SnapshotId::parse(self.profile.id_form, id) else { return Ok(none()) };
         match self.controller.get_snapshot(id).await {
-            Ok(found) if source.is_empty() || found.snapshot.source.as_str() == source => {
+            Ok(found)
+                if source.is_empty() || found.snapshot.source.as_ref().is_some_and(|of| of.as_str() == source) =>
+            {
                 Ok(SnapshotList { snapshots: vec![found], next_token: None })
             }
             Ok(_) | Err(Error::SnapshotNotFound(_)) => Ok(none()),
@@ -101,7 +103,7 @@ impl ControllerService {
         csi::Snapshot {
             size_bytes: i64::try_from(snapshot.size_bytes).unwrap_or(i64::MAX),
             snapshot_id: snapshot.id.to_string(),
-            source_volume_id: snapshot.source.to_string(),
+            source_volume_id: snapshot.source.as_ref().map(ToString::to_string).unwrap_or_default(),
             creation_time: snapshot.created.parse().ok(),
             ready_to_use: snapshot.state == SnapshotState::Complete,
             group_snapshot_id: String::new(),

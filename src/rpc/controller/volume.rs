@@ -139,11 +139,10 @@ impl ControllerService {
 
     /// Whether a volume can be used like this: what only a shared file system can is asked for of no disk.
     async fn fits(&self, id: &VolumeId, capability: &VolumeCapability) -> Result<(), Error> {
-        match validate::capability(capability) {
-            Ok(_) => Ok(()),
-            Err(_) if self.controller.is_shared(id).await? => share::capability(capability),
-            Err(of_a_disk) => Err(of_a_disk),
+        if self.controller.is_shared(id).await? {
+            return share::capability(capability);
         }
+        validate::capability(capability).map(drop)
     }
 
     pub(super) async fn unpublish(
@@ -213,6 +212,7 @@ impl ControllerService {
         let names_a_type = {
             let mut of_cloud = parameters.clone();
             Content::keys(&mut of_cloud);
+            of_cloud.retain(|key, _| !key.starts_with("csi.storage.k8s.io/"));
             !of_cloud.is_empty()
         };
         if !names_a_type && shared {
