@@ -28,11 +28,13 @@ pub enum Change {
     Grow,
 }
 
-/// What of a volume a change is of; the two go on beside each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What of a volume a change is of; changes of different parts go on beside each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// Where it is attached.
+    /// Where a disk is attached.
     Place,
+    /// Whether a shared file system is on this instance; it is on each by itself.
+    On(NodeId),
     /// How large it is.
     Size,
 }
@@ -109,8 +111,21 @@ impl Progress {
 
     /// Notes that a change has been asked for; asked for again, it is as old as it was.
     pub fn begin(&self, volume: &VolumeId, change: Change) {
+        self.begin_of(volume, change.part(), change);
+    }
+
+    /// The same of a shared file system.
+    pub fn begin_shared(&self, volume: &VolumeId, change: Change) {
+        let part = match &change {
+            Change::Attach(node) | Change::Detach(node) => Part::On(node.clone()),
+            Change::Grow => Part::Size,
+        };
+        self.begin_of(volume, part, change);
+    }
+
+    fn begin_of(&self, volume: &VolumeId, part: Part, change: Change) {
         let mut wanted = self.lock();
-        let place = (volume.clone(), change.part());
+        let place = (volume.clone(), part);
         if wanted.get(&place).is_none_or(|wanted| wanted.change != change) {
             wanted.insert(place, Wanted { change, since: Instant::now(), last: String::new() });
         }
@@ -141,8 +156,7 @@ impl Progress {
 
     /// Notes that the volume is gone.
     pub fn forget(&self, volume: &VolumeId) {
-        self.end(volume, Part::Place);
-        self.end(volume, Part::Size);
+        self.lock().retain(|(of, _), _| of != volume);
     }
 
     /// What does not move, by volume.
@@ -203,6 +217,20 @@ mod tests {
 
     fn volume(number: &str) -> VolumeId {
         VolumeId::parse(IdForm::Decimal, number).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shared_file_system_is_on_each_instance_by_itself() {
+        let progress = Progress::default();
+        let node = |number| NodeId::parse(IdForm::Decimal, number).unwrap();
+        progress.begin_shared(&volume("1"), Change::Attach(node("7")));
+        progress.begin_shared(&volume("1"), Change::Attach(node("8")));
+        tokio::time::sleep(Progress::DEADLINE).await;
+        progress.end(&volume("1"), Part::On(node("7")));
+        let stuck = progress.stuck();
+        assert!(matches!(&stuck[..], [one] if one.change == Change::Attach(node("8"))), "{stuck:?}");
+        progress.forget(&volume("1"));
+        assert_eq!(progress.stuck(), []);
     }
 
     #[tokio::test(start_paused = true)]

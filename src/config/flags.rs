@@ -7,9 +7,11 @@ use clap::{Args, Parser, Subcommand};
 use super::LogFormat;
 
 const ORPHANS: &str = "What the cluster knows comes from kubectl:\n\n  \
-    (kubectl get pv -o jsonpath='{range .items[*]}{.spec.csi.volumeHandle}{\"\\n\"}{end}'\n   \
-    kubectl get volumesnapshotcontent -o jsonpath='{range .items[*]}{.status.snapshotHandle}{\"\\n\"}{end}') |\n  \
-    cloud-block-csi orphans --token-file token --in-use -";
+    kubectl get pv -o jsonpath='{range .items[*]}{.spec.csi.volumeHandle}{\"\\n\"}{end}' > known &&\n  \
+    kubectl get volumesnapshotcontent -o jsonpath='{range .items[*]}{.status.snapshotHandle}{\"\\n\"}{end}' >> known &&\n  \
+    cloud-block-csi orphans --token-file token --in-use known\n\n\
+    A volume that is being made this minute, or that another cluster with the same name prefix made, is told as well: \
+    look twice before you delete anything.";
 
 /// A CSI driver that maps Kubernetes volumes onto cloud block storage.
 #[derive(Debug, Parser)]

@@ -140,7 +140,8 @@ impl Controller {
             }
             Which::Share => {
                 let nodes = self.inner.attachments(id).await?;
-                Ok(Shown { nodes, ..Shown::from(self.inner.read_share(id).await?) })
+                let trouble = self.inner.progress.stuck_of(id).map(|stuck| stuck.to_string());
+                Ok(Shown { nodes, trouble, ..Shown::from(self.inner.read_share(id).await?) })
             }
             Which::Gone => Err(Error::VolumeNotFound(id.to_string())),
         }

@@ -13,6 +13,7 @@ use super::{Inner, pauses::Pauses, size::size_for};
 use crate::{
     cloud::{Attachment, CloudError, InstanceState, Share, ShareAttachment, Shares, watch::Awaited},
     error::Error,
+    progress::{Change, Part},
     volume::{NodeId, VolumeId},
 };
 
@@ -59,6 +60,7 @@ impl Inner {
             let found = match self.shares_api()?.share_attachment(id, node).await {
                 Err(CloudError::NotFound(_)) => {
                     self.share_doubts.attach_sent(&(id.clone(), node.clone()));
+                    self.progress.begin_shared(id, Change::Attach(node.clone()));
                     let attached = self.shares_api()?.attach_share(id, node).await;
                     if !attached.as_ref().is_err_and(CloudError::outcome_is_unknown) {
                         self.share_doubts.attach_over(&(id.clone(), node.clone()));
@@ -70,6 +72,7 @@ impl Inner {
             };
             match found {
                 Ok(ShareAttachment { ready: true, tag, .. }) => {
+                    self.progress.end(id, Part::On(node.clone()));
                     info!(volume = %id, %node, "attached");
                     return Ok(Attachment::Share { tag });
                 }
@@ -141,6 +144,7 @@ impl Inner {
                         continue;
                     }
                     self.known_attachments.forget(id);
+                    self.progress.end(id, Part::On(node.clone()));
                     info!(volume = %id, %node, "detached");
                     return Ok(());
                 }
@@ -163,6 +167,7 @@ impl Inner {
                 }
                 None => {}
             }
+            self.progress.begin_shared(id, Change::Detach(node.clone()));
             match self.shares_api()?.detach_share(id, node).await {
                 Ok(()) | Err(CloudError::NotFound(_)) => taken = Some(Instant::now()),
                 Err(cause @ CloudError::Unauthorized(_)) => return Err(Error::Cloud { doing: doing(), cause }),
