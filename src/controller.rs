@@ -103,6 +103,8 @@ struct Inner {
     changed: Mutex<HashMap<VolumeId, Instant>>,
     /// Names of snapshots that were asked for here and whose id no caller has been told yet.
     untold: Mutex<HashSet<String>>,
+    /// Volumes that are gone and of which there are snapshots by somebody else.
+    gone_sources: Mutex<HashSet<VolumeId>>,
     known_attachments: KnownAttachments,
     last_shares: LastShares,
     /// Snapshots that look like a clone's leftovers, and when they were first seen.
@@ -130,6 +132,7 @@ impl Controller {
             share_doubts: Doubts::new(),
             changed: Mutex::default(),
             untold: Mutex::default(),
+            gone_sources: Mutex::default(),
             known_attachments: KnownAttachments::default(),
             last_shares: LastShares::default(),
             leftovers: tokio::sync::Mutex::default(),

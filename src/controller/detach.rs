@@ -140,7 +140,7 @@ impl Inner {
         self.progress.end(id, Part::Place);
     }
 
-    /// Whether an attach that an earlier process asked for may still be carried out: the cloud has taken it, the volume
+    /// Whether an attach that this process or an earlier one asked for may still be carried out: it was taken, the volume
     /// is not there yet, and the instance is locked for it.
     async fn may_be_coming(&self, node: Option<&NodeId>) -> bool {
         // Before that the request itself may still be on its way, and the instance does not know of it.

@@ -169,6 +169,10 @@ impl Controller {
         starting_token: &str,
         max_entries: u32,
     ) -> Result<SnapshotList, Error> {
+        let form = self.inner.cloud.profile().id_form;
+        if !starting_token.is_empty() && SnapshotId::parse(form, starting_token).is_none() {
+            return Err(Error::BadPage(starting_token.to_owned()));
+        }
         let listed = self.inner.snapshots.watcher.list_whole().await;
         let mut snapshots =
             listed.map_err(|cause| Error::Cloud { doing: format!("listing the snapshots of {source}"), cause })?;
@@ -258,9 +262,16 @@ impl Inner {
             return Ok(Some(label.region.to_owned()));
         }
         let Some(source) = &snapshot.source else { return Ok(None) };
+        // What is gone never comes back under its id, and a list of snapshots need not ask for it each time.
+        if self.gone_sources.lock().unwrap_or_else(PoisonError::into_inner).contains(source) {
+            return Ok(None);
+        }
         match self.read(source).await {
             Ok(volume) => Ok(Some(volume.region)),
-            Err(Error::VolumeNotFound(_)) => Ok(None),
+            Err(Error::VolumeNotFound(_)) => {
+                self.gone_sources.lock().unwrap_or_else(PoisonError::into_inner).insert(source.clone());
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
