@@ -143,7 +143,7 @@ impl Inner {
     }
 
     /// How a volume stands, asked for again for as long as the cloud gives no answer.
-    async fn read_patiently(&self, id: &VolumeId, pauses: &mut Pauses) -> Result<Volume, Error> {
+    pub(super) async fn read_patiently(&self, id: &VolumeId, pauses: &mut Pauses) -> Result<Volume, Error> {
         loop {
             match self.read(id).await {
                 Err(Error::Cloud { .. }) if pauses.wait().await => {}

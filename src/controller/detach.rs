@@ -39,17 +39,12 @@ impl Inner {
         let mut none_is_coming = self.begun.elapsed() > Awaited::Attached.deadline() && !self.doubts.has(id);
         loop {
             let read = Instant::now();
-            let volume = match self.read(id).await {
+            // Of tries that it took, the first one's time: what it proves is proven by a later one all the more.
+            let volume = match self.read_patiently(id, &mut pauses).await {
                 Ok(volume) => volume,
                 Err(Error::VolumeNotFound(_)) => {
                     self.forget(id);
                     return Ok(());
-                }
-                Err(Error::Cloud { doing, cause }) => {
-                    if !pauses.wait().await {
-                        return Err(Error::Cloud { doing, cause });
-                    }
-                    continue;
                 }
                 Err(error) => return Err(error),
             };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use super::{Controller, Shown};
+use super::{Controller, Shown, list::most};
 use crate::{cloud::VolumeState, error::Error, volume::VolumeId};
 
 /// What ails a volume.
@@ -55,7 +55,7 @@ impl Controller {
             .filter(|(_, ailments)| !ailments.is_empty())
             .collect();
         ailing.retain(|id, _| id.as_str() > starting_token);
-        let most = if max_entries == 0 { usize::MAX } else { max_entries as usize };
+        let most = most(max_entries);
         let more = ailing.len() > most;
         let page: Vec<_> = ailing.into_iter().take(most).collect();
         let next_token = page.last().filter(|_| more).map(|(id, _)| id.to_string());

@@ -22,7 +22,7 @@ const SHARES_WITHIN: Duration = Duration::from_secs(10);
 
 /// What our page tokens begin with, before the cloud's own cursor.
 const DISKS: &str = "page:";
-/// The same among the shared file systems; there the first page may have no cursor.
+/// The same among the shared file systems, before the last id shown; nothing before the first.
 const SHARES: &str = "shared:";
 
 /// A volume as callers see it, disk or shared file system.
@@ -102,7 +102,7 @@ impl Controller {
     /// # Errors
     /// [`Error::BadPage`] for a token that is not ours or that the cloud no longer knows.
     pub async fn list(&self, starting_token: &str, max_entries: u32) -> Result<VolumeList, Error> {
-        let most = if max_entries == 0 { usize::MAX } else { max_entries as usize };
+        let most = most(max_entries);
         let mut at = At::parse(starting_token)?;
         let mut volumes = Vec::new();
         while let At::Disks(cursor) = &at {
@@ -133,18 +133,16 @@ impl Controller {
     /// # Errors
     /// [`Error::VolumeNotFound`] if the cloud has no such volume.
     pub async fn get(&self, id: &VolumeId) -> Result<Shown, Error> {
-        match self.inner.which(id).await? {
-            Which::Disk => {
-                let trouble = self.inner.progress.stuck_of(id).map(|stuck| stuck.to_string());
-                Ok(Shown { trouble, ..Shown::from(self.inner.read(id).await?) })
-            }
+        let shown = match self.inner.which(id).await? {
+            Which::Disk => Shown::from(self.inner.read(id).await?),
             Which::Share => {
                 let nodes = self.inner.attachments(id).await?;
-                let trouble = self.inner.progress.stuck_of(id).map(|stuck| stuck.to_string());
-                Ok(Shown { nodes, trouble, ..Shown::from(self.inner.read_share(id).await?) })
+                Shown { nodes, ..Shown::from(self.inner.read_share(id).await?) }
             }
-            Which::Gone => Err(Error::VolumeNotFound(id.to_string())),
-        }
+            Which::Gone => return Err(Error::VolumeNotFound(id.to_string())),
+        };
+        let trouble = self.inner.progress.stuck_of(id).map(|stuck| stuck.to_string());
+        Ok(Shown { trouble, ..shown })
     }
 
     /// The same with its type, which a shared listing does not tell.
@@ -184,7 +182,8 @@ impl Controller {
 }
 
 impl Inner {
-    async fn page<T: Kind>(&self, cursor: Option<&str>, room: usize, token: &str) -> Result<Page<T>, Error> {
+    /// One page of a kind, of `room` rows at most, on behalf of whoever came with this token.
+    pub(super) async fn page<T: Kind>(&self, cursor: Option<&str>, room: usize, token: &str) -> Result<Page<T>, Error> {
         let cloud: &dyn Cloud = &*self.cloud;
         let size = u32::try_from(room).unwrap_or(u32::MAX).min(cloud.profile().page_size);
         T::page(cloud, cursor, size).await.map_err(|cause| match (cause, cursor) {
@@ -193,8 +192,8 @@ impl Inner {
         })
     }
 
-    /// The shared file systems and where they are, by id; as they were last seen where they cannot be listed: the disks are known, and
-    /// whoever asks for all volumes must get them.
+    /// The shared file systems and where they are, by id; as they were last seen where they cannot be listed: the disks
+    /// are known, and whoever asks for all volumes must get them.
     async fn shares_of_late(&self) -> Vec<Shown> {
         let late = |_| Err(CloudError::Unknown("there was no answer in time".to_owned()));
         match timeout(SHARES_WITHIN, self.shares.watcher.list_whole()).await.unwrap_or_else(late) {
@@ -226,6 +225,11 @@ impl Inner {
         }
         shown
     }
+}
+
+/// How many entries a page has at most, where 0 asks for all.
+pub(super) fn most(max_entries: u32) -> usize {
+    if max_entries == 0 { usize::MAX } else { max_entries as usize }
 }
 
 impl LastShares {

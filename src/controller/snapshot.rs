@@ -6,6 +6,7 @@ use tracing::info;
 
 use super::{
     Controller, Inner, Operation, Which,
+    list::most,
     once::{NotMade, Wanted},
     ours,
     pauses::Pauses,
@@ -137,18 +138,11 @@ impl Controller {
             _ if starting_token.is_empty() => None,
             _ => return Err(Error::BadPage(starting_token.to_owned())),
         };
-        let api = self.inner.snapshots_api()?;
-        let most = if max_entries == 0 { usize::MAX } else { max_entries as usize };
-        let page_size = self.inner.cloud.profile().page_size;
+        let most = most(max_entries);
         let mut snapshots = Vec::new();
         loop {
-            let room = u32::try_from(most - snapshots.len()).unwrap_or(u32::MAX).min(page_size);
-            let page = api.list_snapshots(cursor.as_deref(), room).await.map_err(|cause| match (cause, &cursor) {
-                (CloudError::Refused { .. } | CloudError::NotFound(_), Some(_)) => {
-                    Error::BadPage(starting_token.to_owned())
-                }
-                (cause, _) => Error::Cloud { doing: "listing the snapshots".to_owned(), cause },
-            })?;
+            let room = most - snapshots.len();
+            let page = self.inner.page::<Snapshot>(cursor.as_deref(), room, starting_token).await?;
             snapshots.extend(page.items.into_iter().filter(|snapshot| !is_temporary(snapshot)));
             if page.next.is_none() || snapshots.len() >= most || page.next == cursor {
                 let next_token = page.next.filter(|next| Some(next) != cursor.as_ref());
@@ -180,7 +174,7 @@ impl Controller {
             one.source.as_ref() == Some(source) && !is_temporary(one) && one.id.as_str() > starting_token
         });
         snapshots.sort_by(|a, b| a.id.cmp(&b.id));
-        let most = if max_entries == 0 { usize::MAX } else { max_entries as usize };
+        let most = most(max_entries);
         let more = snapshots.len() > most;
         snapshots.truncate(most);
         let next_token = snapshots.last().filter(|_| more).map(|last| last.id.to_string());
