@@ -134,7 +134,7 @@ fn rate_limit(cloud: &Cloud, peer: SocketAddr) -> Option<Answer> {
 fn authorized(cloud: &Cloud, headers: &HeaderMap) -> bool {
     let header = headers.get(AUTHORIZATION).and_then(|h| h.to_str().ok());
     let token = header.and_then(|h| h.strip_prefix("Bearer "));
-    token == Some(cloud.config.token.as_str())
+    token == Some(cloud.state().token.as_str())
 }
 
 /// The names in the body of a create, for the log and for faults: what the new thing will be called, and for a

@@ -1,6 +1,7 @@
 //! The account: everything that exists in the simulated cloud, behind one lock.
 
 use std::{
+    net::IpAddr,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -42,6 +43,8 @@ pub(crate) struct Cloud {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) behaviour: Behaviour,
+    /// The API token that is accepted.
+    pub(crate) token: String,
     pub(crate) volumes: Volumes,
     pub(crate) snapshots: Snapshots,
     pub(crate) file_systems: FileSystems,
@@ -64,6 +67,8 @@ pub(crate) struct Instance {
     pub(crate) power_status: String,
     pub(crate) date_created: String,
     pub(crate) main_ip: String,
+    /// Its source address where the instances share a metadata service.
+    pub(crate) address: Option<IpAddr>,
     /// An attach or detach is on its way.
     pub(crate) busy: bool,
     /// Locked by a test's hand.
@@ -101,6 +106,7 @@ impl Cloud {
     pub(crate) fn new(config: Config, disks: Option<Disks>) -> Self {
         let state = State {
             behaviour: config.behaviour.clone(),
+            token: config.token.clone(),
             volumes: Volumes::default(),
             snapshots: Snapshots::default(),
             file_systems: FileSystems::default(),
@@ -139,7 +145,14 @@ impl Cloud {
     }
 
     pub(crate) fn problem(&self, what: &str, error: &std::io::Error) {
+        eprintln!("vultr-sim: {what}: {error}");
         self.state().problems.push(format!("{what}: {error}"));
+    }
+
+    /// Notes that a guest did not let something go: the cloud's detach fails then, which is no problem of the simulation.
+    pub(crate) fn kept(&self, what: &str, error: &std::io::Error) {
+        eprintln!("vultr-sim: detaching {what}: {error}");
+        self.state().record.stats.refused_detaches += 1;
     }
 }
 

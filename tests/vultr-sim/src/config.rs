@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -23,6 +23,10 @@ pub struct Config {
     pub api_port: u16,
     /// The control interface's port; 0 picks a free one.
     pub control_port: u16,
+    /// Where a metadata service listens that knows each instance by its address, beside those on ports of their own.
+    pub metadata_listen: Option<SocketAddr>,
+    /// The virtiofsd that serves file systems to qemu guests; none looks where distributions have it.
+    pub virtiofsd: Option<PathBuf>,
     /// The machines of the account.
     pub instances: Vec<InstanceSpec>,
     /// Whether volumes have real disks. Without, attaching is only a change of state and needs no root.
@@ -44,13 +48,20 @@ pub struct InstanceSpec {
     /// The port of its metadata service; 0 picks a free one.
     #[serde(default)]
     pub metadata_port: u16,
+    /// Its address: by it the shared metadata service knows it, and the API tells it. None is made up.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+    /// The socket of a QMP monitor, if it is a qemu guest. That must have its memory in a shared memory backend, for file
+    /// systems, and leave this monitor to the simulation. It need not run yet. None is an instance on this machine.
+    #[serde(default)]
+    pub qmp: Option<PathBuf>,
 }
 
 impl InstanceSpec {
     /// Names a machine in a region.
     #[must_use]
     pub fn new(label: &str, region: &str) -> Self {
-        Self { label: label.to_owned(), region: region.to_owned(), metadata_port: 0 }
+        Self { label: label.to_owned(), region: region.to_owned(), metadata_port: 0, address: None, qmp: None }
     }
 }
 
@@ -89,6 +100,9 @@ pub struct Behaviour {
     pub create_status: u16,
     /// Whether list rows carry `block_type`.
     pub list_block_type: bool,
+    /// How long a qemu guest may take to let a disk or file system go before its detach fails.
+    #[serde(rename = "guest_patience_ms", with = "milliseconds")]
+    pub guest_patience: Duration,
     /// Whether an attached guest sees a growth at once, or only after the next attach.
     pub growth_seen_online: bool,
     /// How long a new snapshot stays `PENDING`.
@@ -150,6 +164,8 @@ impl Default for Config {
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             api_port: 0,
             control_port: 0,
+            metadata_listen: None,
+            virtiofsd: None,
             instances: Vec::new(),
             disks: true,
             seed: 0,
@@ -173,6 +189,7 @@ impl Default for Behaviour {
             unknown_block_text: "Invalid block storage ID".to_owned(),
             create_status: 202,
             list_block_type: false,
+            guest_patience: Duration::from_secs(30),
             growth_seen_online: false,
             snapshot: Duration::from_secs(2),
             snapshot_fails: false,

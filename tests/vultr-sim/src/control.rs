@@ -150,6 +150,11 @@ impl Control {
         Ok(behaviour.clone())
     }
 
+    /// Changes the API token that is accepted; the one before is refused from the next request on.
+    pub fn change_token(&self, token: &str) {
+        token.clone_into(&mut self.cloud.state().token);
+    }
+
     /// Adds a fault rule and says its id.
     #[expect(clippy::must_use_candidate, reason = "few rules are ever removed singly")]
     pub fn add_fault(&self, fault: Fault) -> u64 {
@@ -243,19 +248,19 @@ impl Control {
     /// Detaches a volume at once, in use or not.
     ///
     /// # Errors
-    /// An unknown volume.
+    /// An unknown volume, or a qemu guest that does not let it go.
     pub async fn detach(&self, volume: &str) -> io::Result<()> {
-        self.cloud.unplug(&self.volume(volume)?.id).await;
-        Ok(())
+        let gone = self.cloud.unplug(&self.volume(volume)?.id).await;
+        gone.then_some(()).ok_or_else(|| kept("volume", volume))
     }
 
     /// Deletes a volume at once, attached or not.
     ///
     /// # Errors
-    /// An unknown volume.
+    /// An unknown volume, or a qemu guest that does not let it go.
     pub async fn delete(&self, volume: &str) -> io::Result<()> {
-        self.cloud.erase(&self.volume(volume)?.id).await;
-        Ok(())
+        let gone = self.cloud.erase(&self.volume(volume)?.id).await;
+        gone.then_some(()).ok_or_else(|| kept("volume", volume))
     }
 
     /// Puts a volume into a state, by the API's word for it or another; time changes a pending one all the same.
@@ -300,7 +305,7 @@ impl Control {
         Ok(InstanceView::of(instance))
     }
 
-    /// Destroys an instance; its volumes and file systems stay, without it.
+    /// Destroys an instance; its volumes and file systems stay, without it. A qemu guest that runs is ended.
     ///
     /// # Errors
     /// An unknown instance.
@@ -325,6 +330,10 @@ fn only<T>(kind: &str, name: &str, mut named: impl Iterator<Item = T>) -> io::Re
 
 fn absent(kind: &str, name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("no {kind} {name}"))
+}
+
+fn kept(kind: &str, name: &str) -> io::Error {
+    io::Error::other(format!("the guest does not let {kind} {name} go"))
 }
 
 fn invalid(what: &str) -> io::Error {

@@ -37,14 +37,14 @@ impl Disks {
         self.snapshots.join(format!("{snapshot}.img"))
     }
 
-    /// Makes a volume's sparse file, or grows it.
-    pub(crate) fn provide(&self, volume: &str, size_gb: u32) -> io::Result<()> {
+    /// Makes a volume's sparse file, or grows it, and says its size in bytes.
+    pub(crate) fn provide(&self, volume: &str, size_gb: u32) -> io::Result<u64> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.file(volume))?;
         let wanted = u64::from(size_gb) * GIB;
         if file.metadata()?.len() < wanted {
             file.set_len(wanted)?;
         }
-        Ok(())
+        Ok(wanted)
     }
 
     pub(crate) fn remove(&self, volume: &str) -> io::Result<()> {

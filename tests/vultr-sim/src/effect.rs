@@ -6,13 +6,16 @@
 mod share;
 mod snapshot;
 
-use std::{io, path::PathBuf};
+use std::{io, time::Duration};
 
 use tokio::sync::MutexGuard;
 
 pub(crate) use share::SHARES;
 
-use crate::{cloud::Cloud, disk::Disks};
+use crate::{cloud::Cloud, guest::Guest};
+
+/// How long a guest may take to let a disk go when the simulation ends.
+const AT_THE_END: Duration = Duration::from_secs(5);
 
 impl Cloud {
     /// Makes the disk of a new volume, with its snapshot's content if it has one. The caller holds the machine.
@@ -34,13 +37,17 @@ impl Cloud {
 
     /// Attaches a volume that is free to an instance that exists; anything else is left as it is.
     pub(crate) async fn plug(&self, volume: &str, instance: &str) {
+        let Some(guest) = self.guest(instance) else {
+            return;
+        };
+        let _turn = guest.turn().await;
         let _machine = self.machine.lock().await;
         let plan = {
             let state = self.state();
             let free = state.volumes.get(volume).filter(|v| v.attached.is_none());
-            free.zip(state.instance(instance)).map(|(v, i)| (v.size_gb, v.mount_id.clone(), i.guest.clone()))
+            free.filter(|_| state.instance(instance).is_some()).map(|v| (v.size_gb, v.mount_id.clone()))
         };
-        let Some((size_gb, mount_id, guest)) = plan else {
+        let Some((size_gb, mount_id)) = plan else {
             return;
         };
         let mut device = None;
@@ -48,12 +55,10 @@ impl Cloud {
             let plugged = async {
                 // A growth that the last guest could not see reaches this one.
                 disks.provide(volume, size_gb)?;
-                let device = disks.attach(volume).await?;
-                guest.show(&device, &mount_id)?;
-                Ok::<PathBuf, io::Error>(device)
+                guest.plug(disks, volume, &mount_id).await
             };
             match plugged.await {
-                Ok(plugged) => device = Some(plugged),
+                Ok(plugged) => device = plugged,
                 Err(error) => return self.problem("attaching a disk", &error),
             }
         }
@@ -63,10 +68,40 @@ impl Cloud {
         }
     }
 
-    /// Detaches a volume, whether or not its guest still uses it, as the cloud does.
-    pub(crate) async fn unplug(&self, volume: &str) {
+    fn guest(&self, instance: &str) -> Option<Guest> {
+        self.state().instance(instance).map(|i| i.guest.clone())
+    }
+
+    /// Detaches a volume, whether or not its guest still uses it, as the cloud does; only a virtual machine that does not
+    /// let it go at all keeps it. Says whether it is detached.
+    pub(crate) async fn unplug(&self, volume: &str) -> bool {
+        let plan = {
+            let state = self.state();
+            let attached = state.volumes.get(volume).and_then(|v| Some((v.attached.clone()?, v.mount_id.clone())));
+            attached.map(|(instance, mount_id)| (instance, mount_id, state.behaviour.guest_patience))
+        };
+        let Some((instance, mount_id, patience)) = plan else {
+            return true;
+        };
+        let guest = self.guest(&instance);
+        // The machine is not held while a guest takes its time.
+        let _turn = match &guest {
+            Some(guest) => guest.turn().await,
+            None => None,
+        };
+        let has = || self.state().volumes.get(volume).is_some_and(|v| v.attached.as_ref() == Some(&instance));
+        if !has() {
+            return true;
+        }
+        if let Some(guest) = guest.as_ref().filter(|_| self.disks.is_some())
+            && let Err(error) = guest.release(&mount_id, patience).await
+        {
+            self.kept("a disk", &error);
+            return false;
+        }
         let _machine = self.machine.lock().await;
         self.unplug_locked(volume).await;
+        true
     }
 
     async fn unplug_locked(&self, volume: &str) {
@@ -96,34 +131,50 @@ impl Cloud {
         }
     }
 
-    /// Removes a volume and its disk; an attached one is detached first.
-    pub(crate) async fn erase(&self, volume: &str) {
-        let _machine = self.machine.lock().await;
-        self.unplug_locked(volume).await;
+    /// Removes a volume and its disk, and says whether it did; an attached one is detached first.
+    pub(crate) async fn erase(&self, volume: &str) -> bool {
+        let _machine = loop {
+            if !self.unplug(volume).await {
+                return false;
+            }
+            let machine = self.machine.lock().await;
+            // A test's hand may have attached it meanwhile.
+            if self.state().volumes.get(volume).is_none_or(|v| v.attached.is_none()) {
+                break machine;
+            }
+        };
         self.state().volumes.remove(volume);
         if let Some(disks) = &self.disks
             && let Err(error) = disks.remove(volume)
         {
             self.problem("removing a disk", &error);
         }
+        true
     }
 
     /// Lets the disk of a volume that grew follow: an attached guest sees it only where the cloud is set so.
     pub(crate) async fn grow_disk(&self, volume: &str) {
+        let instance = self.state().volumes.get(volume).and_then(|v| v.attached.clone());
+        let guest = instance.as_deref().and_then(|instance| self.guest(instance));
+        let _turn = match &guest {
+            Some(guest) => guest.turn().await,
+            None => None,
+        };
         let _machine = self.machine.lock().await;
         let plan = {
             let state = self.state();
             let online = state.behaviour.growth_seen_online;
-            let grown = state.volumes.get(volume);
-            grown.filter(|v| v.loop_device.is_none() || online).map(|v| (v.size_gb, v.loop_device.clone()))
+            // Who got it meanwhile got it in its new size.
+            let grown = state.volumes.get(volume).filter(|v| v.attached == instance);
+            grown.filter(|_| instance.is_none() || online).cloned()
         };
-        let (Some(disks), Some((size_gb, device))) = (&self.disks, plan) else {
+        let (Some(disks), Some(v)) = (&self.disks, plan) else {
             return;
         };
         let grown = async {
-            disks.provide(volume, size_gb)?;
-            match device {
-                Some(device) => Disks::reread_size(&device).await,
+            let bytes = disks.provide(volume, v.size_gb)?;
+            match &guest {
+                Some(guest) => guest.grow(v.loop_device.as_deref(), &v.mount_id, bytes).await,
                 None => Ok(()),
             }
         };
@@ -132,8 +183,46 @@ impl Cloud {
         }
     }
 
+    /// Takes from all virtual machines what they have, at the end: they may live longer than the files behind it. Tells
+    /// the first that keeps something, and does not wait long for it.
+    pub(crate) async fn take_all(&self) -> io::Result<()> {
+        if self.disks.is_none() {
+            return Ok(());
+        }
+        let guests: Vec<(String, Guest)> =
+            self.state().instances.iter().map(|i| (i.id.clone(), i.guest.clone())).collect();
+        let mut taken = Ok(());
+        for (instance, guest) in guests.iter().filter(|(_, guest)| matches!(guest, Guest::Qemu(_))) {
+            taken = taken.and(self.take_from(instance, guest).await);
+        }
+        taken
+    }
+
+    async fn take_from(&self, instance: &str, guest: &Guest) -> io::Result<()> {
+        let (serials, tags) = {
+            let state = self.state();
+            let serials: Vec<String> = state.volumes.attached_to(instance).map(|v| v.mount_id.clone()).collect();
+            let shares = state.file_systems.iter().filter_map(|vfs| vfs.attachment(instance));
+            (serials, shares.map(|a| a.mount_tag).collect::<Vec<u32>>())
+        };
+        let _turn = guest.turn().await;
+        for serial in serials {
+            guest.release(&serial, AT_THE_END).await?;
+        }
+        for tag in tags {
+            guest.release_share(tag, AT_THE_END).await?;
+        }
+        Ok(())
+    }
+
     /// Destroys an instance; its volumes and file systems stay, without it.
     pub(crate) async fn destroy(&self, instance: &str) {
+        if let Some(guest) = self.guest(instance) {
+            let _turn = guest.turn().await;
+            if let Err(error) = guest.power_off().await {
+                self.problem("ending an instance", &error);
+            }
+        }
         let attached: Vec<String> = {
             let state = self.state();
             let volumes = state.volumes.attached_to(instance);

@@ -1,117 +1,132 @@
-//! What one instance shows: a sysfs-shaped tree, a folder of disks by serial, and one of file systems by mount tag.
+//! How what the cloud attaches gets to an instance: onto this machine, or into a virtual machine that runs on it.
+
+mod qemu;
+mod qmp;
+mod tree;
+mod virtiofsd;
 
 use std::{
-    fs, io,
-    os::unix::fs::symlink,
+    io,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
-use crate::disk::ignore_absent;
+use tokio::sync::MutexGuard;
 
-/// The boot disk's device number and its size in sectors of 512 bytes (80 GiB).
-const BOOT_DEV: &str = "252:0\n";
-const BOOT_PARTITION_DEV: &str = "252:1\n";
-const BOOT_SECTORS: &str = "167772160\n";
-const BOOT_PARTITION_SECTORS: &str = "167770112\n";
+pub(crate) use qemu::Qemu;
+pub(crate) use tree::Tree;
 
-/// An instance's tree.
+use crate::disk::Disks;
+
+/// Where an instance's programs run.
 #[derive(Clone, Debug)]
-pub(crate) struct Guest {
-    root: PathBuf,
+pub(crate) enum Guest {
+    /// On this machine: disks are loop devices, and what else the instance has is shown in a tree of its own.
+    Local(Tree),
+    /// In a qemu guest, which finds its disks and file systems where real instances do.
+    Qemu(Arc<Qemu>),
 }
 
 impl Guest {
-    pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root }
-    }
-
-    pub(crate) fn device_dir(&self) -> PathBuf {
-        self.root.join("by-id")
-    }
-
-    pub(crate) fn sysfs_dir(&self) -> PathBuf {
-        self.root.join("sys")
-    }
-
-    pub(crate) fn share_dir(&self) -> PathBuf {
-        self.root.join("virtiofs")
-    }
-
-    fn blocks(&self) -> PathBuf {
-        self.sysfs_dir().join("class/block")
-    }
-
-    /// Where entries are made before they are moved to their place, and after they were taken from it.
-    fn aside(&self) -> PathBuf {
-        self.root.join("aside")
-    }
-
-    /// Makes the tree of a machine that has only its boot disk, which bears no serial, as on real instances.
-    pub(crate) fn make(&self) -> io::Result<()> {
-        let boot = self.blocks().join("vda");
-        let partition = boot.join("vda1");
-        for dir in [&self.device_dir(), &self.share_dir(), &self.aside(), &partition] {
-            fs::create_dir_all(dir)?;
+    /// The instance's folder; a qemu guest has no tree in it.
+    pub(crate) fn tree(&self) -> Tree {
+        match self {
+            Self::Local(tree) => tree.clone(),
+            Self::Qemu(qemu) => Tree::new(qemu.dir().to_owned()),
         }
-        fs::write(boot.join("dev"), BOOT_DEV)?;
-        fs::write(boot.join("size"), BOOT_SECTORS)?;
-        fs::write(partition.join("dev"), BOOT_PARTITION_DEV)?;
-        fs::write(partition.join("size"), BOOT_PARTITION_SECTORS)?;
-        fs::write(partition.join("partition"), "1\n")?;
-        symlink("vda/vda1", self.blocks().join("vda1"))
+    }
+
+    pub(crate) fn make(&self) -> io::Result<()> {
+        match self {
+            Self::Local(tree) => tree.make(),
+            Self::Qemu(qemu) => std::fs::create_dir_all(qemu.dir()),
+        }
     }
 
     pub(crate) fn remove(&self) -> io::Result<()> {
-        ignore_absent(fs::remove_dir_all(&self.root))
+        self.tree().remove()
     }
 
-    /// Shows a loop device as the disk with this serial. Number and size are the kernel's own, followed by link.
-    pub(crate) fn show(&self, device: &Path, serial: &str) -> io::Result<()> {
-        let name = name(device)?;
-        let (aside, place) = (self.aside().join(name), self.blocks().join(name));
-        ignore_absent(fs::remove_dir_all(&aside))?;
-        fs::create_dir_all(&aside)?;
-        // virtio-blk prints its serial without a newline.
-        fs::write(aside.join("serial"), serial)?;
-        let kernel = Path::new("/sys/class/block").join(name);
-        // Kernels before 5.15 have no diskseq; the link then leads nowhere, which reads as absent.
-        for attribute in ["dev", "size", "diskseq"] {
-            symlink(kernel.join(attribute), aside.join(attribute))?;
+    /// Waits until nothing else changes a virtual machine. Taken before the cloud's machine, never after it.
+    pub(crate) async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        match self {
+            Self::Local(_) => None,
+            Self::Qemu(qemu) => Some(qemu.turn().await),
         }
-        ignore_absent(fs::remove_dir_all(&place))?;
-        fs::rename(&aside, &place)?;
-        let link = self.link(serial);
-        ignore_absent(fs::remove_file(&link))?;
-        symlink(device, link)
     }
 
-    /// Shows the disk no more.
+    /// Makes a volume's disk appear under its serial, and says its loop device where it has one.
+    pub(crate) async fn plug(&self, disks: &Disks, volume: &str, serial: &str) -> io::Result<Option<PathBuf>> {
+        match self {
+            Self::Local(tree) => {
+                let device = disks.attach(volume).await?;
+                tree.show(&device, serial)?;
+                Ok(Some(device))
+            }
+            Self::Qemu(qemu) => {
+                qemu.plug(&disks.file(volume), serial).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Asks the system in a virtual machine to let a disk go, and waits for it; an error means that it still has it.
+    ///
+    /// On this machine nobody is asked.
+    pub(crate) async fn release(&self, serial: &str, patience: Duration) -> io::Result<()> {
+        match self {
+            Self::Local(_) => Ok(()),
+            Self::Qemu(qemu) => Ok(qemu.unplug(serial, patience).await?),
+        }
+    }
+
+    /// Shows a local disk no more.
     pub(crate) fn hide(&self, device: &Path, serial: &str) -> io::Result<()> {
-        let name = name(device)?;
-        ignore_absent(fs::remove_file(self.link(serial)))?;
-        let aside = self.aside().join(name);
-        ignore_absent(fs::remove_dir_all(&aside))?;
-        ignore_absent(fs::rename(self.blocks().join(name), &aside))?;
-        ignore_absent(fs::remove_dir_all(&aside))
+        match self {
+            Self::Local(tree) => tree.hide(device, serial),
+            Self::Qemu(_) => Ok(()),
+        }
     }
 
-    /// Lets a folder be found by the tag under which a guest would mount it.
-    pub(crate) fn show_share(&self, dir: &Path, mount_tag: u32) -> io::Result<()> {
-        let link = self.share_dir().join(mount_tag.to_string());
-        ignore_absent(fs::remove_file(&link))?;
-        symlink(dir, link)
+    /// Lets the guest see that the file of a disk that it has is larger now.
+    pub(crate) async fn grow(&self, device: Option<&Path>, serial: &str, bytes: u64) -> io::Result<()> {
+        match (self, device) {
+            (Self::Local(_), Some(device)) => Disks::reread_size(device).await,
+            (Self::Local(_), None) => Ok(()),
+            (Self::Qemu(qemu), _) => Ok(qemu.grow(serial, bytes).await?),
+        }
     }
 
-    /// Lets it be found no more.
+    /// Lets a folder be mounted by its tag.
+    pub(crate) async fn share(&self, dir: &Path, mount_tag: u32) -> io::Result<()> {
+        match self {
+            Self::Local(tree) => tree.show_share(dir, mount_tag),
+            Self::Qemu(qemu) => qemu.share(dir, mount_tag).await,
+        }
+    }
+
+    /// Asks the system in a virtual machine to let a folder go, as [`Self::release`] does.
+    pub(crate) async fn release_share(&self, mount_tag: u32, patience: Duration) -> io::Result<()> {
+        match self {
+            Self::Local(_) => Ok(()),
+            Self::Qemu(qemu) => qemu.unshare(mount_tag, patience).await,
+        }
+    }
+
+    /// Shows a folder on this machine no more.
     pub(crate) fn hide_share(&self, mount_tag: u32) -> io::Result<()> {
-        ignore_absent(fs::remove_file(self.share_dir().join(mount_tag.to_string())))
+        match self {
+            Self::Local(tree) => tree.hide_share(mount_tag),
+            Self::Qemu(_) => Ok(()),
+        }
     }
 
-    fn link(&self, serial: &str) -> PathBuf {
-        self.device_dir().join(format!("virtio-{serial}"))
+    /// Ends a virtual machine; what runs on this one is not the cloud's to end.
+    pub(crate) async fn power_off(&self) -> io::Result<()> {
+        match self {
+            Self::Local(_) => Ok(()),
+            Self::Qemu(qemu) => Ok(qemu.power_off().await?),
+        }
     }
-}
-
-fn name(device: &Path) -> io::Result<&std::ffi::OsStr> {
-    device.file_name().ok_or_else(|| io::Error::other("a device without a name"))
 }

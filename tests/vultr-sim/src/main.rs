@@ -1,6 +1,11 @@
 //! `vultr-sim`: the simulated cloud as a process, for tests in other languages. One line of JSON says that it is ready.
 
-use std::{io, net::IpAddr, path::PathBuf, process::ExitCode};
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use serde_json::{Map, Value, json};
@@ -17,6 +22,16 @@ struct Flags {
     /// An instance, as LABEL:REGION or LABEL:REGION:METADATA-PORT; may be repeated.
     #[arg(long = "instance", value_name = "LABEL:REGION[:PORT]", value_parser = instance)]
     instances: Vec<InstanceSpec>,
+    /// A JSON list of more instances: objects with `label` and `region`, and if wanted `metadata_port`, `address`, and
+    /// `qmp`, the monitor's socket of a qemu guest.
+    #[arg(long = "instances", value_name = "FILE")]
+    instance_list: Option<PathBuf>,
+    /// Where a metadata service listens that knows each instance by its `address`, for example 169.254.169.254:80.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metadata_listen: Option<SocketAddr>,
+    /// The virtiofsd that serves file systems to qemu guests; by default one of the usual places.
+    #[arg(long, value_name = "PATH")]
+    virtiofsd: Option<PathBuf>,
     /// The address that all listeners bind to.
     #[arg(long, default_value = "127.0.0.1")]
     listen: IpAddr,
@@ -78,6 +93,12 @@ async fn run(flags: Flags) -> io::Result<()> {
 
 fn config(flags: Flags) -> io::Result<Config> {
     let default = Config::default();
+    let mut instances = flags.instances;
+    if let Some(file) = &flags.instance_list {
+        let text = fs::read(file).map_err(|error| named(file, &error))?;
+        let listed: Vec<InstanceSpec> = serde_json::from_slice(&text).map_err(|error| named(file, &error.into()))?;
+        instances.extend(listed);
+    }
     let settings: Map<String, Value> = flags.settings.into_iter().collect();
     Ok(Config {
         dir: flags.dir.unwrap_or(default.dir),
@@ -85,11 +106,17 @@ fn config(flags: Flags) -> io::Result<Config> {
         listen: flags.listen,
         api_port: flags.api_port,
         control_port: flags.control_port,
-        instances: flags.instances,
+        metadata_listen: flags.metadata_listen,
+        virtiofsd: flags.virtiofsd,
+        instances,
         disks: !flags.no_disks,
         seed: flags.seed,
         behaviour: default.behaviour.changed(&Value::Object(settings))?,
     })
+}
+
+fn named(file: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", file.display()))
 }
 
 fn ready(simulation: &Simulation) -> Value {

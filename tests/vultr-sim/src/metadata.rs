@@ -1,8 +1,8 @@
-//! The metadata service of one instance, on a port of its own in place of `169.254.169.254`.
+//! The metadata service: of each instance on a port of its own, and of all on one address, as `169.254.169.254` is.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use hyper::Method;
+use hyper::{Method, Request, body::Incoming};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -22,6 +22,16 @@ pub enum MetadataMode {
     Off,
     /// It takes connections and never answers.
     BlackHole,
+}
+
+/// Answers a request of the instance whose address it comes from; to others there is nothing.
+pub(crate) async fn answer_source(cloud: Arc<Cloud>, peer: SocketAddr, request: Request<Incoming>) -> Option<Answer> {
+    let source = Some(peer.ip().to_canonical());
+    let found = cloud.state().instances.iter().find(|i| i.address == source).map(|i| i.id.clone());
+    match found {
+        Some(instance) => answer(cloud, instance, request.method().clone(), request.uri().path().to_owned()).await,
+        None => Some(Answer::text(404, "Not Found")),
+    }
 }
 
 /// Answers one request of an instance; none cuts the connection.

@@ -20,6 +20,8 @@ pub struct Stats {
     pub locked: u64,
     /// How many disks were taken away while something still held them, a mount for example.
     pub dirty_detaches: u64,
+    /// How many detaches failed because a virtual machine did not let the disk or file system go.
+    pub refused_detaches: u64,
     /// How often each instance, by label, was restarted by an attach or detach that wasn't live.
     pub reboots: BTreeMap<String, u64>,
 }

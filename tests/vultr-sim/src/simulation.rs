@@ -2,6 +2,7 @@
 
 use std::{fs, io, net::SocketAddr, path::Path, sync::Arc};
 
+use hyper::{Request, body::Incoming};
 use tokio::{
     net::TcpListener,
     task::{AbortHandle, JoinHandle},
@@ -14,7 +15,7 @@ use crate::{
     control::{self, Control},
     disk::{Disks, ignore_absent, permitted, sweep},
     effect::SHARES,
-    guest::Guest,
+    guest::{Guest, Qemu, Tree},
     metadata::{self, MetadataMode},
     region::Region,
     serve,
@@ -33,6 +34,7 @@ pub struct Simulation {
     control: SocketAddr,
     api_listener: AbortHandle,
     control_listener: JoinHandle<()>,
+    metadata_listener: Option<AbortHandle>,
     /// The folder was not there before.
     made_dir: bool,
     ended: bool,
@@ -46,6 +48,10 @@ impl Simulation {
     pub async fn start(mut config: Config) -> io::Result<Self> {
         let api_listener = TcpListener::bind((config.listen, config.api_port)).await?;
         let control_listener = TcpListener::bind((config.listen, config.control_port)).await?;
+        let metadata_listener = match config.metadata_listen {
+            Some(address) => Some(TcpListener::bind(address).await?),
+            None => None,
+        };
         let (api, control) = (api_listener.local_addr()?, control_listener.local_addr()?);
         let mut disks = None;
         let made_dir = !config.dir.exists();
@@ -60,7 +66,10 @@ impl Simulation {
         }
         let cloud = Arc::new(Cloud::new(config, disks));
         let hand = control::http::router(Control::new(Arc::clone(&cloud)));
-        let shared = Arc::clone(&cloud);
+        let (shared, known) = (Arc::clone(&cloud), Arc::clone(&cloud));
+        let by_source = move |peer: SocketAddr, request: Request<Incoming>| {
+            metadata::answer_source(Arc::clone(&known), peer, request)
+        };
         let simulation = Self {
             api,
             control,
@@ -71,6 +80,7 @@ impl Simulation {
                 // It ends only when it is aborted.
                 let _ = axum::serve(control_listener, hand).await;
             }),
+            metadata_listener: metadata_listener.map(|listener| serve::listen(listener, by_source)),
             cloud,
             made_dir,
             ended: false,
@@ -99,7 +109,7 @@ impl Simulation {
         format!("http://{}", self.control)
     }
 
-    /// The token that the API accepts.
+    /// The token that the API accepts at the start.
     #[must_use]
     pub fn token(&self) -> &str {
         &self.cloud.config.token
@@ -123,23 +133,27 @@ impl Simulation {
         Control::new(Arc::clone(&self.cloud))
     }
 
-    /// Ends the simulation and removes every loop device, link and file that it made.
+    /// Ends the simulation, takes back what qemu guests have, and removes every loop device, link and file that it made.
     ///
     /// # Errors
-    /// A loop device or file that can't be removed.
+    /// A loop device or file that can't be removed, or a guest that keeps something.
     pub async fn shutdown(mut self) -> io::Result<()> {
         self.stop_listening();
         // No loop device is half made while this is held, and none is begun afterwards.
         let machine = self.cloud.machine.lock().await;
         self.cloud.abort();
         drop(machine);
+        let taken = self.cloud.take_all().await;
         let removing = tokio::task::spawn_blocking(move || self.remove_files());
-        removing.await.map_err(io::Error::other)?
+        removing.await.map_err(io::Error::other)?.and(taken)
     }
 
     fn stop_listening(&self) {
         self.api_listener.abort();
         self.control_listener.abort();
+        if let Some(listener) = &self.metadata_listener {
+            listener.abort();
+        }
         for instance in &self.cloud.state().instances {
             if let Some(listener) = &instance.metadata_listener {
                 listener.abort();
@@ -188,12 +202,19 @@ pub(crate) async fn add_instance(cloud: &Arc<Cloud>, spec: &InstanceSpec) -> io:
     let region =
         Region::find(&spec.region).ok_or_else(|| invalid(format!("instance {label}: no region {}", spec.region)))?;
     let taken = cloud.state().instances.iter().any(|i| i.label == label);
+    if let Some(address) = spec.address.filter(|a| cloud.state().instances.iter().any(|i| i.address == Some(*a))) {
+        return Err(invalid(format!("instance {label}: the address {address} is taken")));
+    }
     if taken || label.is_empty() || label.starts_with('.') || label.contains('/') {
         return Err(invalid(format!("instance {label:?}: the label is taken or no folder's name")));
     }
     let listener = TcpListener::bind((cloud.config.listen, spec.metadata_port)).await?;
     let metadata_url = format!("http://{}", listener.local_addr()?);
-    let guest = Guest::new(cloud.config.dir.join(INSTANCES).join(label));
+    let dir = cloud.config.dir.join(INSTANCES).join(label);
+    let guest = match &spec.qmp {
+        Some(monitor) => Guest::Qemu(Arc::new(Qemu::new(monitor.clone(), dir, cloud.config.virtiofsd.clone()))),
+        None => Guest::Local(Tree::new(dir)),
+    };
     if cloud.disks.is_some() {
         guest.make()?;
     }
@@ -213,7 +234,8 @@ pub(crate) async fn add_instance(cloud: &Arc<Cloud>, spec: &InstanceSpec) -> io:
         status: "active".to_owned(),
         power_status: "running".to_owned(),
         date_created: clock::now(),
-        main_ip: format!("203.0.113.{number}"),
+        main_ip: spec.address.map_or_else(|| format!("203.0.113.{number}"), |address| address.to_string()),
+        address: spec.address,
         busy: false,
         held: false,
         metadata: MetadataMode::On,

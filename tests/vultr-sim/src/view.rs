@@ -3,7 +3,7 @@
 mod snapshot;
 mod vfs;
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -78,9 +78,11 @@ pub struct InstanceView {
     pub power_status: String,
     /// `ok` or `locked`.
     pub server_status: String,
+    /// Its address, if it has one of its own.
+    pub address: Option<IpAddr>,
     /// The address of its metadata service, without a path.
     pub metadata_url: String,
-    /// Its folder of links by serial.
+    /// Its folder of links by serial. This and the next two are not there for a qemu guest, which has the real things.
     pub device_dir: PathBuf,
     /// Its tree in the shape of `/sys`.
     pub sysfs_dir: PathBuf,
@@ -149,6 +151,7 @@ impl VolumeView {
 
 impl InstanceView {
     pub(crate) fn of(instance: &Instance) -> Self {
+        let tree = instance.guest.tree();
         Self {
             id: instance.id.clone(),
             label: instance.label.clone(),
@@ -156,10 +159,11 @@ impl InstanceView {
             status: instance.status.clone(),
             power_status: instance.power_status.clone(),
             server_status: instance.server_status().to_owned(),
+            address: instance.address,
             metadata_url: instance.metadata_url.clone(),
-            device_dir: instance.guest.device_dir(),
-            sysfs_dir: instance.guest.sysfs_dir(),
-            share_dir: instance.guest.share_dir(),
+            device_dir: tree.device_dir(),
+            sysfs_dir: tree.sysfs_dir(),
+            share_dir: tree.share_dir(),
         }
     }
 }

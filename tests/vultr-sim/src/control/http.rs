@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{delete, get, patch, post},
+    routing::{delete, get, patch, post, put},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -53,6 +53,7 @@ pub(crate) fn router(control: Control) -> Router {
         .route("/stats", get(stats).delete(reset))
         .route("/log", get(log))
         .route("/behaviour", get(behaviour).patch(behave))
+        .route("/token", put(change_token))
         .route("/faults", get(faults).post(add_fault).delete(clear_faults))
         .route("/faults/{id}", delete(remove_fault))
         .route("/fillers", post(seed_fillers))
@@ -98,6 +99,18 @@ async fn behaviour(State(control): State<Control>) -> Json<Behaviour> {
 
 async fn behave(State(control): State<Control>, Json(changes): Json<Value>) -> Told<Behaviour> {
     Ok(Json(control.behave_as(&changes)?))
+}
+
+/// Without `Debug`, so that nothing prints it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Token {
+    token: String,
+}
+
+async fn change_token(State(control): State<Control>, Json(new): Json<Token>) -> StatusCode {
+    control.change_token(&new.token);
+    StatusCode::NO_CONTENT
 }
 
 async fn faults(State(control): State<Control>) -> Json<Vec<Value>> {

@@ -4,7 +4,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Control, absent, known, only};
+use super::{Control, absent, kept, known, only};
 use crate::{vfs::NewVfs, view::VfsView, volume::Status};
 
 /// A shared file system that exists without the driver having made it. No size limit is checked.
@@ -87,8 +87,8 @@ impl Control {
         let (vfs, instance) = (self.file_system(name)?, self.instance(instance)?.id);
         let attachment = vfs.attachments.iter().find(|a| a.instance == instance);
         let attachment = attachment.ok_or_else(|| absent("attachment to", &instance))?;
-        self.cloud.unshare(&vfs.id, attachment.mount_tag).await;
-        Ok(())
+        let gone = self.cloud.unshare(&vfs.id, attachment.mount_tag).await;
+        gone.then_some(()).ok_or_else(|| kept("file system", name))
     }
 
     /// Deletes a file system at once, attached or not.
@@ -96,7 +96,7 @@ impl Control {
     /// # Errors
     /// No such file system, or several.
     pub async fn delete_vfs(&self, name: &str) -> io::Result<()> {
-        self.cloud.drop_vfs(&self.file_system(name)?.id).await;
-        Ok(())
+        let gone = self.cloud.drop_vfs(&self.file_system(name)?.id).await;
+        gone.then_some(()).ok_or_else(|| kept("file system", name))
     }
 }

@@ -7,6 +7,7 @@ use std::{fs, path::PathBuf};
 use crate::{
     cloud::Cloud,
     disk::ignore_absent,
+    guest::Guest,
     vfs::{AttachmentState, Vfs},
 };
 
@@ -32,18 +33,21 @@ impl Cloud {
 
     /// Lets an instance have a file system whose attachment to it is pending; anything else is left as it is.
     pub(crate) async fn share(&self, vfs: &str, mount_tag: u32) {
-        let _machine = self.machine.lock().await;
-        let guest = {
-            let mut state = self.state();
-            let attachment = state.file_systems.get_mut(vfs).and_then(|vfs| vfs.tagged(mount_tag));
-            let pending = attachment.filter(|a| a.state == AttachmentState::Pending).map(|a| a.target.clone());
-            pending.and_then(|target| state.instance(&target).map(|i| i.guest.clone()))
-        };
-        let Some(guest) = guest else {
+        let Some(guest) = self.sharer(vfs, mount_tag) else {
             return;
         };
+        let _turn = guest.turn().await;
+        let _machine = self.machine.lock().await;
+        let pending = {
+            let mut state = self.state();
+            let attachment = state.file_systems.get_mut(vfs).and_then(|vfs| vfs.tagged(mount_tag));
+            attachment.is_some_and(|a| a.state == AttachmentState::Pending)
+        };
+        if !pending {
+            return;
+        }
         if let Some(dir) = self.share_dir(vfs)
-            && let Err(error) = guest.show_share(&dir, mount_tag)
+            && let Err(error) = guest.share(&dir, mount_tag).await
         {
             return self.problem("attaching a file system", &error);
         }
@@ -53,23 +57,41 @@ impl Cloud {
         }
     }
 
-    /// Takes a file system from an instance, in use or not.
-    pub(crate) async fn unshare(&self, vfs: &str, mount_tag: u32) {
-        let _machine = self.machine.lock().await;
-        let guest = {
-            let mut state = self.state();
-            let attachment = state.file_systems.get_mut(vfs).and_then(|vfs| vfs.tagged(mount_tag));
-            let target = attachment.map(|a| a.target.clone());
-            target.and_then(|target| state.instance(&target).map(|i| i.guest.clone()))
+    /// The guest of an attachment.
+    fn sharer(&self, vfs: &str, mount_tag: u32) -> Option<Guest> {
+        let mut state = self.state();
+        let target = state.file_systems.get_mut(vfs)?.tagged(mount_tag)?.target.clone();
+        state.instance(&target).map(|i| i.guest.clone())
+    }
+
+    /// Takes a file system from an instance, in use or not; only a virtual machine that does not let it go at all keeps
+    /// it. Says whether it is detached.
+    pub(crate) async fn unshare(&self, vfs: &str, mount_tag: u32) -> bool {
+        let guest = self.sharer(vfs, mount_tag);
+        let _turn = match &guest {
+            Some(guest) => guest.turn().await,
+            None => None,
         };
-        if let Some(guest) = guest.filter(|_| self.disks.is_some())
-            && let Err(error) = guest.hide_share(mount_tag)
-        {
-            self.problem("detaching a file system", &error);
+        let guest = guest.as_ref().filter(|_| self.disks.is_some());
+        if let Some(guest) = guest {
+            let patience = self.state().behaviour.guest_patience;
+            if let Err(error) = guest.release_share(mount_tag, patience).await {
+                self.kept("a file system", &error);
+                let mut state = self.state();
+                if let Some(attachment) = state.file_systems.get_mut(vfs).and_then(|vfs| vfs.tagged(mount_tag)) {
+                    attachment.state = AttachmentState::Attached;
+                }
+                return false;
+            }
+        }
+        let _machine = self.machine.lock().await;
+        if let Some(Err(error)) = guest.map(|guest| guest.hide_share(mount_tag)) {
+            self.problem("hiding a file system", &error);
         }
         if let Some(vfs) = self.state().file_systems.get_mut(vfs) {
             vfs.attachments.retain(|a| a.mount_tag != mount_tag);
         }
+        true
     }
 
     /// Takes all file systems from an instance.
@@ -84,15 +106,17 @@ impl Cloud {
         }
     }
 
-    /// Removes a file system with its folder; whoever has it loses it first.
-    pub(crate) async fn drop_vfs(&self, vfs: &str) {
+    /// Removes a file system with its folder, and says whether it did; whoever has it loses it first.
+    pub(crate) async fn drop_vfs(&self, vfs: &str) -> bool {
         let tags: Vec<u32> = {
             let state = self.state();
             let attachments = state.file_systems.get(vfs).map(|vfs| vfs.attachments.as_slice()).unwrap_or_default();
             attachments.iter().map(|a| a.mount_tag).collect()
         };
         for mount_tag in tags {
-            self.unshare(vfs, mount_tag).await;
+            if !self.unshare(vfs, mount_tag).await {
+                return false;
+            }
         }
         let _machine = self.machine.lock().await;
         self.state().file_systems.remove(vfs);
@@ -101,5 +125,6 @@ impl Cloud {
         {
             self.problem("removing a file system", &error);
         }
+        true
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use vultr_sim::{Behaviour, Config, InstanceSpec, Simulation};
 
 /// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) const SNAPSHOTS: &str = "/v2/blocks/snapshots";
 

@@ -12,6 +12,7 @@ mod fault;
 mod list;
 mod metadata;
 mod process;
+mod qemu;
 mod rate;
 mod snapshot;
 mod snapshot_content;
