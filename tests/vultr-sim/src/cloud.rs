@@ -15,6 +15,7 @@ use crate::{
     clock,
     config::{Behaviour, Config},
     disk::Disks,
+    door::Door,
     fault::Faults,
     guest::Guest,
     metadata::MetadataMode,
@@ -31,6 +32,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Cloud {
     pub(crate) config: Config,
+    /// The way to the API.
+    pub(crate) door: Door,
     /// None when volumes have no real disks.
     pub(crate) disks: Option<Disks>,
     /// Held through every change of the machine's loop devices and trees; taken before the state, never after it.
@@ -103,7 +106,7 @@ pub(crate) struct NewVolume {
 }
 
 impl Cloud {
-    pub(crate) fn new(config: Config, disks: Option<Disks>) -> Self {
+    pub(crate) fn new(config: Config, door: Door, disks: Option<Disks>) -> Self {
         let state = State {
             behaviour: config.behaviour.clone(),
             token: config.token.clone(),
@@ -119,6 +122,7 @@ impl Cloud {
         };
         Self {
             config,
+            door,
             disks,
             machine: tokio::sync::Mutex::default(),
             state: Mutex::new(state),

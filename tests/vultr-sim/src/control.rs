@@ -150,6 +150,18 @@ impl Control {
         Ok(behaviour.clone())
     }
 
+    /// Lets the API listen, or refuse connections; what was asked for goes on behind it.
+    ///
+    /// # Errors
+    /// A port that somebody else took meanwhile.
+    pub async fn listen(&self, listens: bool) -> io::Result<()> {
+        if listens {
+            return self.cloud.door.reopen(Arc::clone(&self.cloud));
+        }
+        self.cloud.door.shut().await;
+        Ok(())
+    }
+
     /// Changes the API token that is accepted; the one before is refused from the next request on.
     pub fn change_token(&self, token: &str) {
         token.clone_into(&mut self.cloud.state().token);

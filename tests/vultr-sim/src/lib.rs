@@ -14,6 +14,7 @@ mod cloud;
 mod config;
 mod control;
 mod disk;
+mod door;
 mod effect;
 mod fault;
 mod guest;

@@ -123,6 +123,7 @@ fn ready(simulation: &Simulation) -> Value {
     json!({
         "api": simulation.api_url(),
         "control": simulation.control_url(),
+        "metadata": simulation.metadata_url(),
         "token": simulation.token(),
         "dir": simulation.dir(),
         "instances": simulation.instances(),

@@ -8,7 +8,7 @@ use hyper::{Request, Response, body::Incoming, server::conn::http1, service::ser
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpListener,
-    task::{AbortHandle, JoinSet},
+    task::{JoinHandle, JoinSet},
 };
 
 use crate::answer::Answer;
@@ -25,8 +25,8 @@ impl std::fmt::Display for Cut {
 
 impl std::error::Error for Cut {}
 
-/// Serves until the handle is aborted, which ends the open connections too. No answer means: cut the connection.
-pub(crate) fn listen<F, A>(listener: TcpListener, answer: F) -> AbortHandle
+/// Serves until the task is aborted, which ends the open connections too. No answer means: cut the connection.
+pub(crate) fn listen<F, A>(listener: TcpListener, answer: F) -> JoinHandle<()>
 where
     F: Fn(SocketAddr, Request<Incoming>) -> A + Send + Sync + 'static,
     A: Future<Output = Option<Answer>> + Send + 'static,
@@ -56,5 +56,5 @@ where
             while connections.try_join_next().is_some() {}
         }
     };
-    tokio::spawn(accepting).abort_handle()
+    tokio::spawn(accepting)
 }

@@ -9,11 +9,12 @@ use tokio::{
 };
 
 use crate::{
-    api, clock,
+    clock,
     cloud::{Cloud, Instance},
     config::{Config, InstanceSpec},
     control::{self, Control},
     disk::{Disks, ignore_absent, permitted, sweep},
+    door::Door,
     effect::SHARES,
     guest::{Guest, Qemu, Tree},
     metadata::{self, MetadataMode},
@@ -30,11 +31,9 @@ const INSTANCES: &str = "instances";
 #[derive(Debug)]
 pub struct Simulation {
     cloud: Arc<Cloud>,
-    api: SocketAddr,
     control: SocketAddr,
-    api_listener: AbortHandle,
     control_listener: JoinHandle<()>,
-    metadata_listener: Option<AbortHandle>,
+    metadata: Option<(SocketAddr, AbortHandle)>,
     /// The folder was not there before.
     made_dir: bool,
     ended: bool,
@@ -52,6 +51,7 @@ impl Simulation {
             Some(address) => Some(TcpListener::bind(address).await?),
             None => None,
         };
+        let metadata = metadata_listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let (api, control) = (api_listener.local_addr()?, control_listener.local_addr()?);
         let mut disks = None;
         let made_dir = !config.dir.exists();
@@ -64,23 +64,20 @@ impl Simulation {
             fs::create_dir_all(&snapshots)?;
             disks = Some(Disks::new(files, snapshots));
         }
-        let cloud = Arc::new(Cloud::new(config, disks));
+        let cloud = Arc::new(Cloud::new(config, Door::new(api), disks));
         let hand = control::http::router(Control::new(Arc::clone(&cloud)));
-        let (shared, known) = (Arc::clone(&cloud), Arc::clone(&cloud));
+        cloud.door.open(Arc::clone(&cloud), api_listener);
+        let known = Arc::clone(&cloud);
         let by_source = move |peer: SocketAddr, request: Request<Incoming>| {
             metadata::answer_source(Arc::clone(&known), peer, request)
         };
         let simulation = Self {
-            api,
             control,
-            api_listener: serve::listen(api_listener, move |peer, request| {
-                api::answer(Arc::clone(&shared), peer, request)
-            }),
             control_listener: tokio::spawn(async move {
                 // It ends only when it is aborted.
                 let _ = axum::serve(control_listener, hand).await;
             }),
-            metadata_listener: metadata_listener.map(|listener| serve::listen(listener, by_source)),
+            metadata: metadata.zip(metadata_listener.map(|listener| serve::listen(listener, by_source).abort_handle())),
             cloud,
             made_dir,
             ended: false,
@@ -100,13 +97,19 @@ impl Simulation {
     /// The API's base address, scheme and host only, as the clients want it.
     #[must_use]
     pub fn api_url(&self) -> String {
-        format!("http://{}", self.api)
+        format!("http://{}", self.cloud.door.address())
     }
 
     /// The base address of the control interface.
     #[must_use]
     pub fn control_url(&self) -> String {
         format!("http://{}", self.control)
+    }
+
+    /// The base address of the metadata service that all instances share, if there is one.
+    #[must_use]
+    pub fn metadata_url(&self) -> Option<String> {
+        self.metadata.as_ref().map(|(address, _)| format!("http://{address}"))
     }
 
     /// The token that the API accepts at the start.
@@ -149,9 +152,9 @@ impl Simulation {
     }
 
     fn stop_listening(&self) {
-        self.api_listener.abort();
+        self.cloud.door.abort();
         self.control_listener.abort();
-        if let Some(listener) = &self.metadata_listener {
+        if let Some((_, listener)) = &self.metadata {
             listener.abort();
         }
         for instance in &self.cloud.state().instances {
@@ -224,7 +227,8 @@ pub(crate) async fn add_instance(cloud: &Arc<Cloud>, spec: &InstanceSpec) -> io:
         let path = request.uri().path().to_owned();
         let (shared, id) = (Arc::clone(&shared), own_id.clone());
         metadata::answer(shared, id, request.method().clone(), path)
-    });
+    })
+    .abort_handle();
     let mut state = cloud.state();
     let number = state.instances.len() + 2;
     state.instances.push(Instance {

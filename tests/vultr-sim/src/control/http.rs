@@ -53,6 +53,7 @@ pub(crate) fn router(control: Control) -> Router {
         .route("/stats", get(stats).delete(reset))
         .route("/log", get(log))
         .route("/behaviour", get(behaviour).patch(behave))
+        .route("/listening", put(listen))
         .route("/token", put(change_token))
         .route("/faults", get(faults).post(add_fault).delete(clear_faults))
         .route("/faults/{id}", delete(remove_fault))
@@ -99,6 +100,17 @@ async fn behaviour(State(control): State<Control>) -> Json<Behaviour> {
 
 async fn behave(State(control): State<Control>, Json(changes): Json<Value>) -> Told<Behaviour> {
     Ok(Json(control.behave_as(&changes)?))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listening {
+    api: bool,
+}
+
+async fn listen(State(control): State<Control>, Json(asked): Json<Listening>) -> Done {
+    control.listen(asked.api).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Without `Debug`, so that nothing prints it.

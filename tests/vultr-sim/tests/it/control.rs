@@ -73,3 +73,29 @@ async fn it_adds_locks_and_destroys_instances() {
     client.get(&format!("/v2/instances/{new}")).await.refused(404, "instance not found");
     assert_eq!(client.block(&id).await["attached_to_instance"], "");
 }
+
+#[tokio::test]
+async fn it_changes_the_token() {
+    let (simulation, mut client) = start(quick()).await;
+    let new = json!({"token": "another"});
+    assert_eq!(control(&simulation, Method::PUT, "/token", new).await.0, 204);
+    client.get("/v2/account").await.refused(401, "Invalid API token");
+    "another".clone_into(&mut client.token);
+    client.get("/v2/account").await.is(200);
+}
+
+#[tokio::test]
+async fn it_shuts_the_api_and_opens_it_again() {
+    let mut config = quick();
+    config.behaviour.create = std::time::Duration::from_millis(50);
+    let (simulation, client) = start(config).await;
+    let id = client.create("a", 10).await;
+    let listen = async |api: bool| control(&simulation, Method::PUT, "/listening", json!({ "api": api })).await.0;
+    assert_eq!(listen(false).await, 204);
+    let refused = client.send(Method::GET, "/v2/account", None).await.unwrap_err();
+    assert!(refused.is_connect(), "{refused:?}");
+    assert_eq!(listen(false).await, 204);
+    assert_eq!(listen(true).await, 204);
+    assert_eq!(listen(true).await, 204);
+    client.until(&id, |block| block["status"] == "active").await;
+}
