@@ -245,3 +245,6 @@ async fn let_go(monitor: &mut Monitor, device: &str, deadline: Instant) -> Resul
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,34 @@ async fn it_says_where_it_is_and_ends_on_a_signal() {
 }
 
 #[tokio::test]
+async fn instances_come_from_a_file_and_share_a_metadata_service() {
+    let dir = folder("instances");
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("instances.json");
+    let listed = json!([
+        {"label": "host", "region": "ewr", "address": "127.0.0.1"},
+        {"label": "worker", "region": "ewr", "address": "127.0.0.2", "qmp": dir.join("qmp")},
+    ]);
+    std::fs::write(&file, listed.to_string()).unwrap();
+    let file = file.to_str().unwrap();
+    let args = ["--no-disks", "--instances", file, "--instance", "one:ewr", "--metadata-listen", "127.0.0.1:0"];
+    let (_child, ready) = spawn(&args).await;
+    let labels: Vec<&Value> = ready["instances"].as_array().unwrap().iter().map(|i| &i["label"]).collect();
+    assert_eq!(labels, ["one", "host", "worker"]);
+    let url = format!("{}/v1.json", ready["metadata"].as_str().unwrap());
+    let document: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    assert_eq!(document["instance-v2-id"], ready["instances"][1]["id"]);
+
+    std::fs::write(file, r#"[{"label": "host", "regoin": "ewr"}]"#).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vultr-sim"));
+    let ended = command.args(["--no-disks", "--instances", file]).output().await.unwrap();
+    assert!(!ended.status.success());
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert!(told.contains(file) && told.contains("regoin"), "{told}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test]
 async fn a_wrong_flag_ends_it_with_an_error() {
     for args in [&["--set", "no_such=1"][..], &["--instance", "one:nowhere"], &["--instance", "one"]] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vultr-sim"));
