@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Renders the chart with its defaults, for people without Helm: deploy/render.sh > deploy/kubernetes.yaml
+# HELM says which helm is used. For the oldest Kubernetes that the driver runs on, so that it fits all of them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+cat <<'TEXT'
+# cloud-block-csi for Vultr block storage, in one file. Kubernetes 1.26 or later.
+#
+#   kubectl -n kube-system create secret generic vultr-csi --from-file=api-key=TOKEN-FILE
+#   kubectl apply -f kubernetes.yaml
+#
+# The token's file holds nothing else. Where the cluster has StorageClasses of these names, or no snapshot CRDs, leave that
+# out:
+#
+#   kubectl apply -f kubernetes.yaml -l 'app.kubernetes.io/component notin (storage-class, snapshot-class)'
+#
+# Settings of the driver go into a ConfigMap, by the names of their environment variables; then restart the pods:
+#
+#   kubectl -n kube-system create configmap cloud-block-csi --from-literal=CSI_LOG_LEVEL=debug
+#
+# README.md beside this file says more: other kubelet folders, two controllers, upgrades, and how to take it away. In place
+# of Vultr's own driver: migration.md.
+#
+# Rendered from the chart by render.sh: change it there.
+TEXT
+"${HELM:-helm}" template cloud-block-csi chart --namespace kube-system --kube-version 1.26.0 \
+    --api-versions snapshot.storage.k8s.io/v1/VolumeSnapshotClass | grep -v '^# Source: '
