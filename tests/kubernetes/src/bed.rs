@@ -1,0 +1,227 @@
+//! The bed: a control plane, its nodes, and the simulated cloud that they are instances of.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tokio::process::Command;
+use vultr_sim::{Behaviour, Config, Control, InstanceSpec, Simulation};
+
+use crate::{
+    eventually::eventually,
+    kubectl::Kubectl,
+    network::{self, HOST},
+    node::{self, Node},
+    plane,
+    process::{Processes, output},
+};
+
+/// What the bed is made of.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Kubernetes and the sidecars.
+    pub programs: PathBuf,
+    /// The archives of the images that others wrote.
+    pub images: PathBuf,
+    /// The disk and the kernel of a virtual worker.
+    pub worker: PathBuf,
+    /// The archive of the driver's image.
+    pub driver: PathBuf,
+    /// The repository.
+    pub repository: PathBuf,
+}
+
+/// A cluster without the driver.
+#[derive(Debug)]
+pub struct Bed {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// What it was made of.
+    pub parts: Parts,
+    /// The cluster, for its administrator.
+    pub kubectl: Kubectl,
+    /// The cloud, for the hand of a test.
+    pub cloud: Control,
+    /// The nodes that pods may be on: the virtual workers, or the host where there are none.
+    pub nodes: Vec<Node>,
+    /// The host.
+    pub host: Node,
+    /// What runs.
+    pub processes: Processes,
+    simulation: Simulation,
+}
+
+impl Bed {
+    /// Starts it with `workers` virtual workers, or with the host as the only node. Its logs go to `logs`.
+    pub async fn start(dir: &Path, parts: Parts, workers: usize, logs: PathBuf) -> Result<Self> {
+        let began = Instant::now();
+        let told = |what: &str| println!("[{:6.1} s] {what}", began.elapsed().as_secs_f64());
+        let mut processes = Processes::new(logs);
+        let simulation = Simulation::start(cloud(dir, workers)).await.context("the simulated cloud")?;
+        let key = dir.join("key");
+        output(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key)).await?;
+        let instances = simulation.instances();
+        let node = |number: usize| Node::new(number, instances[number].id.clone(), &key);
+        let nodes: Vec<_> = (0..=workers).map(node).collect();
+        make_keys(dir, &parts, &nodes).await?;
+        let kubectl = Kubectl::new(parts.programs.join("kubectl"), dir.join("keys/admin.kubeconfig"));
+        // They take their time, so they begin first, and try until there is an API server.
+        for node in nodes.iter().filter(|node| node.is_virtual()) {
+            // The last of them is as on clouds where udev makes no links.
+            let without_links = node.number == workers && workers > 1;
+            node::start_virtual(&mut processes, dir, &parts.worker, node, &parts.driver, without_links).await?;
+        }
+        plane::start(&mut processes, &parts.programs, dir, &kubectl).await?;
+        told("the control plane is ready");
+        let host = nodes[0].clone();
+        let images = archives(&parts)?;
+        node::start_host(&mut processes, dir, &parts.programs, &host, &images).await?;
+        let mut bed = Self {
+            dir: dir.to_owned(),
+            parts,
+            kubectl,
+            cloud: simulation.control(),
+            nodes: if workers == 0 { nodes } else { nodes[1..].to_vec() },
+            host,
+            processes,
+            simulation,
+        };
+        let names: Vec<_> = std::iter::once(&bed.host).chain(&bed.nodes).map(|node| node.name.clone()).collect();
+        for name in names {
+            bed.is_ready(&name).await?;
+            told(&format!("the node {name} is ready"));
+        }
+        if workers > 0 {
+            // Pods of the flows belong on workers with real disks.
+            let taint = "node-role.kubernetes.io/control-plane=:NoSchedule";
+            bed.kubectl.run(&["taint", "--overwrite", "node", node::HOST_NODE, taint]).await?;
+        }
+        Ok(bed)
+    }
+
+    /// Waits until Kubernetes takes a node for ready.
+    pub async fn is_ready(&mut self, name: &str) -> Result<()> {
+        let (kubectl, processes) = (&self.kubectl, &mut self.processes);
+        let process = if name == node::HOST_NODE { "kubelet" } else { name };
+        eventually(&format!("the node {name} is ready"), Duration::from_secs(300), async || {
+            processes.check(process)?;
+            let ready = ".status.conditions[?(@.type==\"Ready\")].status";
+            let ready = kubectl.field(&["node", name], ready).await?;
+            ensure!(ready == "True", "it is not ({ready})");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Where the driver finds the cloud.
+    pub fn api_url(&self) -> String {
+        self.simulation.api_url()
+    }
+
+    /// The token that the cloud takes.
+    pub fn token(&self) -> &str {
+        self.simulation.token()
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        let mut nodes = self.nodes.iter().chain([&self.host]);
+        nodes.find(|node| node.name == name).with_context(|| format!("there is no node {name}"))
+    }
+
+    /// Takes a virtual worker's power away.
+    pub async fn power_off(&mut self, name: &str) -> Result<()> {
+        self.processes.kill(name).await
+    }
+
+    /// Starts a virtual worker again.
+    pub async fn power_on(&mut self, name: &str) -> Result<()> {
+        let node = self.node(name)?.clone();
+        let without_links = node.number == self.nodes.len() && self.nodes.len() > 1;
+        let (dir, parts) = (self.dir.clone(), self.parts.clone());
+        node::start_virtual(&mut self.processes, &dir, &parts.worker, &node, &parts.driver, without_links).await?;
+        self.is_ready(name).await
+    }
+
+    /// Ends everything, in order.
+    pub async fn down(mut self) -> Result<()> {
+        self.processes.end("kubelet").await?;
+        end_containers(&self.dir).await?;
+        self.processes.end_all().await?;
+        self.simulation.shutdown().await.context("the simulated cloud")
+    }
+}
+
+/// The cloud with the host and the workers as instances, and with the times of a real one, more or less.
+fn cloud(dir: &Path, workers: usize) -> Config {
+    let instance = |number: usize| {
+        let name = if number == 0 { node::HOST_NODE.to_owned() } else { format!("w{number}") };
+        let mut spec = InstanceSpec::new(&name, "ewr");
+        let address = if number == 0 { HOST.to_owned() } else { network::worker(number) };
+        spec.address = address.parse().ok();
+        if number > 0 {
+            spec.qmp = Some(node::monitor(dir, &name));
+        }
+        spec
+    };
+    Config {
+        // Where the driver's container sees it: the host's disks are told by folders in there.
+        dir: "/var/lib/kubelet/cloud".into(),
+        listen: HOST.parse().expect("it is an address"),
+        metadata_listen: format!("{}:80", network::METADATA).parse().ok(),
+        instances: (0..=workers).map(instance).collect(),
+        behaviour: Behaviour {
+            growth_seen_online: true,
+            // The flows grow a volume just after it was made.
+            resize_every: Duration::ZERO,
+            ..Behaviour::default()
+        },
+        ..Config::default()
+    }
+}
+
+async fn make_keys(dir: &Path, parts: &Parts, nodes: &[Node]) -> Result<()> {
+    let keys = dir.join("keys");
+    tokio::fs::create_dir(&keys).await?;
+    let mut command = Command::new(parts.repository.join("tests/kubernetes/pki.sh"));
+    command.arg(&keys).arg(parts.programs.join("kubectl")).arg(HOST);
+    command.args(nodes.iter().map(|node| format!("{}={}", node.name, node.address)));
+    output(&mut command).await.map(drop)
+}
+
+/// The archives that the host's containerd is given.
+fn archives(parts: &Parts) -> Result<Vec<PathBuf>> {
+    let mut archives = vec![parts.driver.clone()];
+    for entry in std::fs::read_dir(&parts.images)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "tar") {
+            archives.push(path);
+        }
+    }
+    Ok(archives)
+}
+
+/// Containers outlive their kubelet and containerd.
+async fn end_containers(dir: &Path) -> Result<()> {
+    let socket = dir.join(node::HOST_NODE).join("containerd.sock");
+    let ctr = |arguments: &[&str]| {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(&socket).args(["--namespace", "k8s.io"]).args(arguments);
+        command
+    };
+    for task in output(&mut ctr(&["tasks", "list", "--quiet"])).await?.lines() {
+        // It may end by itself meanwhile; what counts is that it is gone.
+        let _ = output(&mut ctr(&["tasks", "delete", "--force", task])).await;
+    }
+    let left = output(&mut ctr(&["tasks", "list", "--quiet"])).await?;
+    ensure!(left.is_empty(), "containers do not end: {left}");
+    Ok(())
+}
+
+/// A field of an object as text; empty where it is none.
+pub fn text<'a>(object: &'a Value, path: &str) -> &'a str {
+    object.pointer(path).and_then(Value::as_str).unwrap_or_default()
+}

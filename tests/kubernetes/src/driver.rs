@@ -1,0 +1,145 @@
+//! The driver as it is shipped: installed, upgraded and taken away as its README says.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    bed::{Bed, text},
+    eventually::eventually,
+};
+
+/// The driver's name.
+pub const NAME: &str = "block.csi.vultr.com";
+/// Where it runs.
+pub const NAMESPACE: &str = "kube-system";
+/// The controller's set, and what its pods are labelled with.
+pub const CONTROLLER: &str = "cloud-block-csi-controller";
+/// The nodes' set.
+pub const NODE: &str = "cloud-block-csi-node";
+/// How long a rollout may take on emulated processors.
+const ROLLOUT: Duration = Duration::from_secs(240);
+
+/// Installs the shipped manifest as it is, and waits until every node can have volumes. What is the bed's own is told by
+/// the ConfigMap that the manifest names for that.
+pub async fn install(bed: &Bed) -> Result<()> {
+    put_token(bed, bed.token()).await?;
+    settings(bed, &[]).await?;
+    let manifest = bed.parts.repository.join("deploy/kubernetes.yaml");
+    bed.kubectl.run(&["apply", "-f", &manifest.display().to_string()]).await?;
+    is_ready(bed).await
+}
+
+/// Writes the Secret with the token.
+pub async fn put_token(bed: &Bed, token: &str) -> Result<()> {
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "vultr-csi", "namespace": NAMESPACE},
+        "stringData": {"api-key": token},
+    });
+    bed.kubectl.apply(&[secret]).await
+}
+
+/// Writes the ConfigMap with the bed's settings, and `more`.
+pub async fn settings(bed: &Bed, more: &[(&str, &str)]) -> Result<()> {
+    let mut data = json!({"CSI_API_URL": bed.api_url(), "CSI_CLUSTER_ID": "bed"});
+    if !bed.nodes[0].is_virtual() {
+        // The host's disks are loop devices, and no kernel tells a serial of these.
+        let host = bed.cloud.instance(&bed.host.name)?;
+        data["CSI_DEVICE_DIR"] = json!(host.device_dir);
+        data["CSI_SYSFS_DIR"] = json!(host.sysfs_dir);
+    }
+    for (name, value) in more {
+        data[*name] = json!(value);
+    }
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cloud-block-csi", "namespace": NAMESPACE},
+        "data": data,
+    });
+    bed.kubectl.apply(&[map]).await
+}
+
+/// Waits until controller and nodes are ready, and every node tells its driver and its limit.
+pub async fn is_ready(bed: &Bed) -> Result<()> {
+    rolled_out(bed, &format!("statefulset/{CONTROLLER}")).await?;
+    rolled_out(bed, &format!("daemonset/{NODE}")).await?;
+    for node in &bed.nodes {
+        is_registered(bed, &node.name).await?;
+    }
+    Ok(())
+}
+
+/// Waits until a set's pods are what it says.
+pub async fn rolled_out(bed: &Bed, set: &str) -> Result<()> {
+    let timeout = format!("--timeout={}s", ROLLOUT.as_secs());
+    let done = bed.kubectl.run(&["rollout", "status", "-n", NAMESPACE, set, &timeout]).await;
+    match done {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error).context(last_words(bed, set).await),
+    }
+}
+
+/// What the driver's pods said last.
+async fn last_words(bed: &Bed, set: &str) -> String {
+    let describe = bed.kubectl.run(&["describe", "pods", "-n", NAMESPACE]).await.unwrap_or_default();
+    let logs =
+        bed.kubectl.run(&["logs", "-n", NAMESPACE, set, "--all-containers", "--tail=20"]).await.unwrap_or_default();
+    let events: String = describe.split_inclusive('\n').rev().take(40).collect::<Vec<_>>().into_iter().rev().collect();
+    format!("{set} does not come up:\n{events}\n{logs}")
+}
+
+/// Waits until a node's CSINode lists the driver.
+pub async fn is_registered(bed: &Bed, node: &str) -> Result<()> {
+    eventually(&format!("the driver is registered on {node}"), Duration::from_secs(120), async || {
+        let drivers = bed.kubectl.get(&["csinode", node]).await?;
+        let drivers = drivers["spec"]["drivers"].as_array().cloned().unwrap_or_default();
+        ensure!(drivers.iter().any(|driver| text(driver, "/name") == NAME), "CSINode lists {drivers:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// The name of the driver's pod on a node.
+pub async fn node_pod(bed: &Bed, node: &str) -> Result<String> {
+    let on = format!("--field-selector=spec.nodeName={node}");
+    let pods = bed.kubectl.list(&["pods", "-n", NAMESPACE, &on]).await?;
+    let ours = pods.iter().find(|pod| pod["metadata"]["ownerReferences"][0]["name"] == json!(NODE));
+    Ok(text(ours.with_context(|| format!("the driver has no pod on {node}"))?, "/metadata/name").to_owned())
+}
+
+/// Kills the driver's process in a pod, as a crash would: by the node that the pod is on.
+pub async fn kill(bed: &Bed, pod: &str) -> Result<()> {
+    let pod = bed.kubectl.get(&["pod", "-n", NAMESPACE, pod]).await?;
+    let node = bed.node(text(&pod, "/spec/nodeName"))?;
+    let statuses = pod["status"]["containerStatuses"].as_array().context("the pod has no containers")?;
+    let driver =
+        statuses.iter().find(|status| text(status, "/name") == "driver").context("no container is called driver")?;
+    let id = text(driver, "/containerID").trim_start_matches("containerd://").to_owned();
+    ensure!(!id.is_empty(), "the driver does not run");
+    let ctr = if node.is_virtual() {
+        "ctr".to_owned()
+    } else {
+        format!("ctr --address {}", bed.dir.join(&node.name).join("containerd.sock").display())
+    };
+    node.run(&format!("{ctr} --namespace k8s.io tasks kill --signal SIGKILL {id}")).await.map(drop)
+}
+
+/// How often the driver's container of a pod was started again.
+pub async fn restarts(bed: &Bed, pod: &str) -> Result<u64> {
+    let path = ".status.containerStatuses[?(@.name==\"driver\")].restartCount";
+    Ok(bed.kubectl.field(&["pod", "-n", NAMESPACE, pod], path).await?.parse()?)
+}
+
+/// Takes the driver away as its README says.
+pub async fn uninstall(bed: &Bed) -> Result<()> {
+    let manifest = bed.parts.repository.join("deploy/kubernetes.yaml");
+    bed.kubectl.delete(&["-f", &manifest.display().to_string()], ROLLOUT).await
+}
+
+/// The documents of a manifest, as Kubernetes reads them.
+pub async fn documents(bed: &Bed, manifest: &Path) -> Result<Vec<Value>> {
+    let text =
+        bed.kubectl.run(&["apply", "--dry-run=client", "-o", "json", "-f", &manifest.display().to_string()]).await?;
+    let list: Value = serde_json::from_str(&text)?;
+    Ok(list["items"].as_array().cloned().unwrap_or_default())
+}

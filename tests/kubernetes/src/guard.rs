@@ -1,0 +1,121 @@
+//! The bed's outside: it makes a world of its own for it (network, mounts, processes), and takes away what that leaves.
+//!
+//! Inside, every process is a child of the world's first, and ends with it; so do mounts and the network. What outlives it
+//! are loop devices, control groups and files, and these are the outside's to look for.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{network, node, process::output};
+
+/// Set inside to the bed's folder.
+pub const INSIDE: &str = "KUBERNETES_BED";
+
+/// Runs this program again with the same arguments, inside, and gives its exit code. What it leaves is an error.
+pub async fn run() -> Result<u8> {
+    let dir = std::env::temp_dir().join(format!("bed-{}", std::process::id()));
+    fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
+    let ended = run_inside(&dir).await;
+    let left = clean(&dir);
+    let code = ended?;
+    let left = left?;
+    ensure!(left.is_empty(), "left behind, and taken away now: {}", left.join(", "));
+    Ok(code)
+}
+
+async fn run_inside(dir: &Path) -> Result<u8> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut command = Command::new("unshare");
+    command
+        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        // The first process of the world has to bury those that lost their parents, as a shell does while it waits.
+        .args(["bash", "-c", "\"$@\"; exit $?", "bed"])
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env(INSIDE, dir)
+        // It is told to end by the end of its input: a signal would have to find it there.
+        .stdin(Stdio::piped())
+        // An interrupt by keyboard is for the outside alone.
+        .process_group(0);
+    let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn().context("unshare")?;
+    let input = child.stdin.take();
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = child.wait() => return code(ended?),
+    }
+    drop(input);
+    tokio::select! {
+        ended = child.wait() => return code(ended?),
+        _ = interrupt.recv() => {}
+        () = tokio::time::sleep(std::time::Duration::from_secs(60)) => {}
+    }
+    child.kill().await?;
+    Ok(1)
+}
+
+fn code(status: std::process::ExitStatus) -> Result<u8> {
+    Ok(u8::try_from(status.code().unwrap_or(1))?)
+}
+
+/// Takes away what is left, and tells what should not have been.
+fn clean(dir: &Path) -> Result<Vec<String>> {
+    let mut left: Vec<_> = vultr_sim::sweep(dir)?.iter().map(|device| device.display().to_string()).collect();
+    for tree in node::cgroup_trees() {
+        let group = tree.join(node::CGROUP.trim_start_matches('/'));
+        if group.exists() {
+            remove_groups(&group, &mut left)?;
+        }
+    }
+    fs::remove_dir_all(dir).with_context(|| format!("{} cannot be removed", dir.display()))?;
+    Ok(left)
+}
+
+/// Removes a control group and those below it. One with a process in it cannot be.
+fn remove_groups(group: &Path, left: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(group)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_groups(&path, left)?;
+        }
+    }
+    if let Err(error) = fs::remove_dir(group) {
+        left.push(format!("{} ({error})", group.display()));
+    }
+    Ok(())
+}
+
+/// What a world needs before anything runs in it: mounts that are its own, empty places, and the network.
+pub async fn furnish(dir: &Path, workers: usize) -> Result<()> {
+    let folders = ["kubelet", "lib-upper", "lib-work", "logs"].map(|name| dir.join(name));
+    for folder in &folders {
+        fs::create_dir_all(folder)?;
+    }
+    let mount =
+        |arguments: Vec<String>| async move { output(tokio::process::Command::new("mount").args(arguments)).await };
+    let text = |text: &str| text.to_owned();
+    // The kubelet's place is where it is on any node, and on this machine nothing of it stays.
+    let layers = format!("lowerdir=/var/lib,upperdir={},workdir={}", folders[1].display(), folders[2].display());
+    mount(vec![text("-t"), text("overlay"), text("overlay"), text("-o"), layers, text("/var/lib")]).await?;
+    fs::create_dir_all("/var/lib/kubelet")?;
+    mount(vec![text("--bind"), folders[0].display().to_string(), text("/var/lib/kubelet")]).await?;
+    for place in ["/run", "/var/log"] {
+        mount(vec![text("-t"), text("tmpfs"), text("bed"), text(place)]).await?;
+    }
+    // Mounts that pods make have to reach the node.
+    mount(vec![text("--make-rshared"), text("/")]).await?;
+    network::make(workers).await
+}
+
+/// The bed's folder, if this is inside.
+pub fn inside() -> Option<PathBuf> {
+    std::env::var_os(INSIDE).map(PathBuf::from)
+}

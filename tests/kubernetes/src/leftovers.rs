@@ -1,0 +1,60 @@
+//! What a flow must not leave: volumes, attachments, mounts, loop devices, processes.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    bed::{Bed, text},
+    driver::NAME,
+    eventually::eventually,
+};
+
+/// What a node that has nothing to do with volumes does not show: mounts of this driver's volumes, what unlocks disks, and
+/// the tools that the driver runs.
+const LOOK: &str = r#"
+grep -E 'kubernetes.io(/|~)csi/' /proc/self/mountinfo | grep -v projected | sed 's/^/mount: /'
+[ ! -d /dev/mapper ] || ls /dev/mapper | grep -v '^control$' | sed 's/^/mapping: /'
+for process in /proc/[0-9]*; do
+    name=$(cat $process/comm 2>/dev/null) || continue
+    case $name in mkfs*|mke2fs|fsck*|e2fsck|xfs_*|resize2fs|cryptsetup|btrfs) echo "process: $name";; esac
+done
+ls -d /sys/block/vd[b-z] 2>/dev/null | sed 's/^/disk: /'
+true
+"#;
+
+/// Waits until nothing is left of a flow in `namespace`, which is deleted first.
+pub async fn none(bed: &Bed, namespace: &str) -> Result<()> {
+    bed.kubectl.delete(&["namespace", namespace], Duration::from_secs(180)).await?;
+    eventually("nothing is left", Duration::from_secs(180), async || {
+        let left = look(bed).await?;
+        ensure!(left.is_empty(), "left: {left:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// What is there of volumes, in the cluster, in the cloud and on the nodes.
+pub async fn look(bed: &Bed) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    let ours = |object: &&Value| {
+        text(object, "/spec/csi/driver") == NAME
+            || text(object, "/spec/attacher") == NAME
+            || text(object, "/spec/driver") == NAME
+    };
+    for kind in ["persistentvolumes", "volumeattachments", "volumesnapshotcontents"] {
+        let objects = bed.kubectl.list(&[kind]).await?;
+        let name = |object: &Value| format!("{kind}/{}", text(object, "/metadata/name"));
+        left.extend(objects.iter().filter(ours).map(name));
+    }
+    let cloud = bed.cloud.leftovers()?;
+    if !cloud.is_empty() {
+        left.push(format!("in the cloud: {cloud:?}"));
+    }
+    for node in &bed.nodes {
+        let found = node.run(LOOK).await?;
+        left.extend(found.lines().map(|line| format!("{}: {line}", node.name)));
+    }
+    Ok(left)
+}

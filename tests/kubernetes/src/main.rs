@@ -1,0 +1,188 @@
+//! A real Kubernetes in a world of its own, on the simulated cloud, with the driver as it is shipped; and the flows that it
+//! has to stand.
+//!
+//! From the outside in: [`guard`] makes the world and looks what is left of it, [`bed`] the cluster in it ([`network`],
+//! [`plane`], [`node`]), [`driver`] installs what is shipped, a [`flow`] is one claim with a [`stage`] of its own, and
+//! [`leftovers`] looks that nothing is left of it.
+
+mod bed;
+mod driver;
+mod eventually;
+mod flow;
+mod flows;
+mod guard;
+mod kubectl;
+mod leftovers;
+mod network;
+mod node;
+mod plane;
+mod process;
+mod stage;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+use tokio::io::AsyncReadExt;
+
+use crate::{
+    bed::{Bed, Parts},
+    flow::{Ending, Flow},
+};
+
+/// Which nodes the cluster has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum On {
+    /// The host alone; its disks are loop devices.
+    Host,
+    /// Two virtual workers; their disks are plugged in and out.
+    Virtual,
+}
+
+/// Runs the driver on a real Kubernetes, and flows on it. Needs root, and what tests/kubernetes/prepare.sh makes.
+#[derive(Debug, Parser)]
+#[command(after_help = "BED_KVM=1 gives the virtual workers a real processor, where /dev/kvm can run a kernel.")]
+struct Flags {
+    /// Which nodes the cluster has
+    #[arg(long, value_enum, default_value = "virtual")]
+    on: On,
+    /// Which flows: all, always (the few that every run of the tests shows), none, or names separated by commas
+    #[arg(long, default_value = "all")]
+    flows: String,
+    /// Print the flows' names and end
+    #[arg(long)]
+    list: bool,
+    /// The folder that prepare.sh filled
+    #[arg(long, default_value_os_t = cache())]
+    cache: PathBuf,
+    /// The archive of the driver's image
+    #[arg(long)]
+    image: PathBuf,
+    /// Where the logs go
+    #[arg(long, default_value = "target/kubernetes/logs")]
+    logs: PathBuf,
+    /// Keep the cluster, and wait to be ended, when the flows are over
+    #[arg(long)]
+    keep: bool,
+}
+
+fn cache() -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let base = base.unwrap_or_else(|| Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".cache"));
+    base.join("cloud-block-csi/kubernetes")
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let ran = match guard::inside() {
+        _ if flags.list => {
+            flows::ALL.iter().for_each(|flow| println!("{}", flow.name));
+            Ok(0)
+        }
+        None => guard::run().await,
+        Some(dir) => run(&flags, &dir).await.map(u8::from),
+    };
+    match ran {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the flows inside, and tells whether one failed.
+async fn run(flags: &Flags, dir: &Path) -> Result<bool> {
+    let chosen = chosen(&flags.flows)?;
+    let workers = match flags.on {
+        On::Host => 0,
+        On::Virtual => 2,
+    };
+    let read =
+        |name: &str| std::fs::canonicalize(flags.cache.join(name)).with_context(|| format!("{name}: run prepare.sh"));
+    let parts = Parts {
+        programs: read("programs")?,
+        images: read("images")?,
+        worker: if workers > 0 { read("worker")? } else { PathBuf::new() },
+        driver: std::fs::canonicalize(&flags.image).with_context(|| flags.image.display().to_string())?,
+        repository: std::env::current_dir()?,
+    };
+    let logs = std::path::absolute(&flags.logs)?.join(if workers > 0 { "virtual" } else { "host" });
+    if logs.exists() {
+        std::fs::remove_dir_all(&logs)?;
+    }
+    std::fs::create_dir_all(&logs)?;
+    guard::furnish(dir, workers).await?;
+    let mut bed = Bed::start(dir, parts, workers, logs).await?;
+    let shown = tokio::select! {
+        shown = show(&mut bed, &chosen) => shown,
+        () = told_to_end() => Err(anyhow::anyhow!("told to end")),
+    };
+    if let Err(error) = &shown {
+        println!("{error:#}");
+    }
+    if flags.keep {
+        println!(
+            "kept: nsenter --all --target {} (the outer one's number), and the folder {}",
+            std::process::id(),
+            dir.display()
+        );
+        told_to_end().await;
+    }
+    bed.down().await?;
+    shown
+}
+
+/// The outside says so by closing the input.
+async fn told_to_end() {
+    let mut nothing = [0; 64];
+    while matches!(tokio::io::stdin().read(&mut nothing).await, Ok(1..)) {}
+}
+
+fn chosen(names: &str) -> Result<Vec<Flow>> {
+    match names {
+        "all" => Ok(flows::ALL.to_vec()),
+        "always" => Ok(flows::ALL.iter().filter(|flow| flow.always).copied().collect()),
+        "none" => Ok(Vec::new()),
+        _ => names.split(',').map(named).collect(),
+    }
+}
+
+fn named(name: &str) -> Result<Flow> {
+    match flows::ALL.iter().find(|flow| flow.name == name) {
+        Some(flow) => Ok(*flow),
+        None => bail!("there is no flow {name}; --list prints their names"),
+    }
+}
+
+/// Installs the driver and shows the flows; tells whether one failed.
+async fn show(bed: &mut Bed, flows: &[Flow]) -> Result<bool> {
+    let began = Instant::now();
+    driver::install(bed).await?;
+    println!("the driver is installed, in {:.1} s", began.elapsed().as_secs_f64());
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for flow in flows {
+        println!("flow {} ...", flow.name);
+        match flow.show(bed).await {
+            Ending::Passed(seconds) => {
+                passed += 1;
+                println!("flow {}: passed in {seconds:.1} s", flow.name);
+            }
+            Ending::Failed(error) => {
+                failed += 1;
+                println!("flow {}: FAILED: {error:#}", flow.name);
+            }
+            Ending::Skipped(reason) => {
+                skipped += 1;
+                println!("flow {}: skipped: {reason}", flow.name);
+            }
+        }
+    }
+    println!("kubernetes: {passed} passed, {failed} failed, {skipped} skipped");
+    Ok(failed > 0)
+}

@@ -1,0 +1,276 @@
+//! The nodes: the host itself, and virtual workers.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use tokio::{fs, process::Command};
+
+use crate::{
+    network::{self, HOST},
+    process::{Processes, output},
+};
+
+/// The host's node.
+pub const HOST_NODE: &str = "host";
+
+/// Where a node is, and how one looks into it.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its name in Kubernetes, and its instance's label.
+    pub name: String,
+    /// Its instance's id.
+    pub instance: String,
+    /// Its address.
+    pub address: String,
+    /// The number of a virtual worker; the host's is 0.
+    pub number: usize,
+    /// The key that opens a virtual worker.
+    key: PathBuf,
+}
+
+impl Node {
+    /// Node `number`; 0 is the host.
+    pub fn new(number: usize, instance: String, key: &Path) -> Self {
+        let (name, address) = match number {
+            0 => (HOST_NODE.to_owned(), HOST.to_owned()),
+            _ => (format!("w{number}"), network::worker(number)),
+        };
+        Self { name, instance, address, number, key: key.to_owned() }
+    }
+
+    /// Whether it is a virtual machine, with disks that come and go.
+    pub fn is_virtual(&self) -> bool {
+        self.number > 0
+    }
+
+    /// Runs a shell's script there, as root.
+    pub async fn run(&self, script: &str) -> Result<String> {
+        let mut command = if self.is_virtual() {
+            let mut command = Command::new("ssh");
+            command.args(["-q", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
+            command.args(["-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10", "-i"]).arg(&self.key);
+            command.arg(format!("root@{}", self.address)).arg(script);
+            command
+        } else {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        };
+        output(&mut command).await.with_context(|| format!("on {}", self.name))
+    }
+}
+
+/// What a kubelet is told; `keys` is where it finds its certificates, `runtime` its containers.
+fn kubelet_config(node: &Node, keys: &str, runtime: &str) -> String {
+    let mut config = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "cgroupDriver": "systemd",
+        "authentication": {
+            "anonymous": {"enabled": false}, "webhook": {"enabled": false},
+            "x509": {"clientCAFile": format!("{keys}/ca.crt")},
+        },
+        "authorization": {"mode": "AlwaysAllow"},
+        "tlsCertFile": format!("{keys}/{}.crt", node.name),
+        "tlsPrivateKeyFile": format!("{keys}/{}.key", node.name),
+        "containerRuntimeEndpoint": format!("unix://{runtime}"),
+        "providerID": format!("vultr://{}", node.instance),
+        "resolvConf": "",
+        "failSwapOn": false,
+        "makeIPTablesUtilChains": false,
+        // The host's disk is not the bed's to judge.
+        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%", "nodefs.inodesFree": "1%"},
+        "imageGCHighThresholdPercent": 100,
+        "imageMinimumGCAge": "24h",
+        "maxPods": 60,
+        "nodeStatusUpdateFrequency": "5s",
+        // A growth is seen by the next of these.
+        "syncFrequency": "5s",
+    });
+    if !node.is_virtual() {
+        config["cgroupDriver"] = json!("cgroupfs");
+        config["cgroupRoot"] = json!(CGROUP);
+        config["failCgroupV1"] = json!(false);
+    }
+    config.to_string()
+}
+
+/// The host's pods are below this group of its own, so that it can be seen that none is left.
+pub const CGROUP: &str = "/cloud-block-csi-bed";
+
+/// Where version 1 of the control groups has its trees; none where there is only version 2.
+pub fn cgroup_trees() -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir("/sys/fs/cgroup") else { return Vec::new() };
+    let tree = |entry: std::io::Result<std::fs::DirEntry>| entry.ok().map(|entry| entry.path());
+    entries.filter_map(tree).filter(|path| path.join("tasks").exists() || path.join("cgroup.procs").exists()).collect()
+}
+
+/// Makes the host a node: containerd, kubelet, and the images in the archives `images`.
+pub async fn start_host(
+    processes: &mut Processes,
+    dir: &Path,
+    programs: &Path,
+    node: &Node,
+    images: &[PathBuf],
+) -> Result<()> {
+    let home = dir.join(HOST_NODE);
+    let show = |name: &str| home.join(name).display().to_string();
+    fs::create_dir_all(home.join("cni")).await?;
+    let socket = show("containerd.sock");
+    let containerd = format!(
+        r#"version = 2
+root = "{root}"
+state = "{state}"
+[grpc]
+  address = "{socket}"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "registry.k8s.io/pause:3.10"
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "{cni}"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+"#,
+        root = show("containerd"),
+        state = show("containerd-state"),
+        cni = show("cni"),
+    );
+    fs::write(home.join("containerd.toml"), containerd).await?;
+    fs::write(home.join("cni/10-bed.conflist"), network::container_network(0, &show("cni-state"))).await?;
+    processes.start("containerd", Command::new("containerd").args(["--config", &show("containerd.toml")]))?;
+    crate::eventually::eventually("containerd answers", std::time::Duration::from_secs(30), async || {
+        processes.check("containerd")?;
+        output(Command::new("ctr").args(["--address", &socket, "version"])).await
+    })
+    .await?;
+    for image in images {
+        import_image(dir, image).await?;
+    }
+    for tree in cgroup_trees() {
+        let group = tree.join(CGROUP.trim_start_matches('/'));
+        fs::create_dir_all(&group).await?;
+        if tree.ends_with("cpuset") {
+            // An empty one takes no process.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                fs::write(group.join(file), fs::read(tree.join(file)).await?).await?;
+            }
+        }
+    }
+    let keys = dir.join("keys");
+    fs::write(home.join("kubelet.yaml"), kubelet_config(node, &keys.display().to_string(), &socket)).await?;
+    start_host_kubelet(processes, dir, programs, node)
+}
+
+/// Starts the host's kubelet, for the first time or again.
+pub fn start_host_kubelet(processes: &mut Processes, dir: &Path, programs: &Path, node: &Node) -> Result<()> {
+    processes.start(
+        "kubelet",
+        Command::new(programs.join("kubelet"))
+            .arg(format!("--config={}", dir.join(HOST_NODE).join("kubelet.yaml").display()))
+            .arg(format!("--kubeconfig={}", dir.join("keys/host.kubeconfig").display()))
+            .args([format!("--hostname-override={}", node.name), format!("--node-ip={}", node.address)])
+            .arg("--v=2"),
+    )
+}
+
+/// Gives the host's containerd another image.
+pub async fn import_image(dir: &Path, archive: &Path) -> Result<()> {
+    let socket = dir.join(HOST_NODE).join("containerd.sock");
+    let mut command = Command::new("ctr");
+    command.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images", "import"]).arg(archive);
+    output(&mut command).await.map(drop)
+}
+
+/// Starts virtual worker `node` with the disk and kernel in `worker`, and the driver's image `image`. Its links by id are
+/// taken away if `without_links`.
+pub async fn start_virtual(
+    processes: &mut Processes,
+    dir: &Path,
+    worker: &Path,
+    node: &Node,
+    image: &Path,
+    without_links: bool,
+) -> Result<()> {
+    let (name, number) = (&node.name, node.number);
+    let home = dir.join(name);
+    let told = home.join("told");
+    if !told.exists() {
+        fs::create_dir_all(told.join("images")).await?;
+        let keys = dir.join("keys");
+        for file in ["ca.crt", &format!("{name}.crt"), &format!("{name}.key")] {
+            fs::copy(keys.join(file), told.join(file)).await?;
+        }
+        fs::copy(keys.join(format!("{name}.kubeconfig")), told.join("kubeconfig")).await?;
+        fs::copy(dir.join("key.pub"), told.join("authorized_keys")).await?;
+        fs::copy(image, told.join("images/driver.tar")).await.with_context(|| image.display().to_string())?;
+        fs::write(told.join("cni.conflist"), network::container_network(number, "/var/lib/cni/networks")).await?;
+        fs::write(told.join("kubelet.yaml"), kubelet_config(node, "/bed", "/run/containerd/containerd.sock")).await?;
+        let links = if without_links { "yes" } else { "" };
+        let environment = format!("NODE={name}\nADDRESS={}\nGATEWAY={HOST}\nWITHOUT_LINKS={links}\n", node.address);
+        fs::write(told.join("environment"), environment).await?;
+    }
+    let (socket, monitor) = (home.join("told.sock"), home.join("monitor"));
+    for old in [&socket, &monitor] {
+        if old.exists() {
+            fs::remove_file(old).await?;
+        }
+    }
+    let serve = format!("virtiofsd-{name}");
+    processes.end(&serve).await?;
+    let mut command = Command::new(virtiofsd()?);
+    command.arg(format!("--socket-path={}", socket.display())).args(["-o", &format!("source={}", told.display())]);
+    processes.start(&serve, command.args(["-o", "cache=auto", "-o", "sandbox=chroot"]))?;
+    crate::eventually::eventually("virtiofsd listens", std::time::Duration::from_secs(10), async || {
+        processes.check(&serve)?;
+        anyhow::ensure!(socket.exists(), "there is no socket");
+        Ok(())
+    })
+    .await?;
+    let show = |file: &str| worker.join(file).display().to_string();
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .env("TMPDIR", dir)
+        .args(["-name", name, "-nodefaults", "-display", "none", "-smp", "2", "-m", "2048"])
+        .args(["-machine", "pc,memory-backend=memory", "-object", "memory-backend-memfd,id=memory,size=2048M,share=on"])
+        .args(accelerator())
+        .args(["-serial", &format!("file:{}", processes.log(&format!("{name}-console")).display())])
+        .args(["-qmp", &format!("unix:{},server=on,wait=off", monitor.display())])
+        .args(["-kernel", &show("vmlinuz"), "-initrd", &show("initrd")])
+        .args([
+            "-append",
+            "root=/dev/vda rw console=ttyS0 quiet mitigations=off audit=0 systemd.unified_cgroup_hierarchy=1",
+        ])
+        // What is written is forgotten.
+        .args(["-drive", &format!("file={},if=none,id=root,format=raw,snapshot=on,cache=unsafe", show("disk"))])
+        .args(["-device", "virtio-blk-pci,drive=root"])
+        .args(["-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no", network::tap(number))])
+        .args(["-device", &format!("virtio-net-pci,netdev=net,mac=52:54:00:00:00:0{number},romfile=")])
+        .args(["-chardev", &format!("socket,id=bed,path={}", socket.display())])
+        .args(["-device", "vhost-user-fs-pci,chardev=bed,tag=bed"])
+        .args(["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]);
+    processes.start(name, &mut command)
+}
+
+/// The socket on which a worker's machine takes orders.
+pub fn monitor(dir: &Path, name: &str) -> PathBuf {
+    dir.join(name).join("monitor")
+}
+
+/// There is one in C, for root alone, and one in Rust; this is where Debian has the first.
+fn virtiofsd() -> Result<PathBuf> {
+    let places = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
+    let Some(place) = places.iter().find(|place| Path::new(place).exists()) else {
+        bail!("there is no virtiofsd; Debian has it in qemu-system-common");
+    };
+    Ok(PathBuf::from(place))
+}
+
+/// How the processor is had. Emulated unless asked otherwise: that there is /dev/kvm does not say that it runs any kernel.
+fn accelerator() -> [&'static str; 4] {
+    match std::env::var("BED_KVM") {
+        Ok(_) => ["-accel", "kvm", "-cpu", "host"],
+        Err(_) => ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16"],
+    }
+}
