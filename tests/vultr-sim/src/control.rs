@@ -317,6 +317,14 @@ impl Control {
         Ok(InstanceView::of(instance))
     }
 
+    /// Plugs into a qemu guest that was started again what it had, as it should be done before its system runs (`-S`).
+    ///
+    /// # Errors
+    /// An unknown instance, or a guest that doesn't run or refuses something.
+    pub async fn replug(&self, name: &str) -> io::Result<()> {
+        self.cloud.replug(&self.instance(name)?.id).await
+    }
+
     /// Destroys an instance; its volumes and file systems stay, without it. A qemu guest that runs is ended.
     ///
     /// # Errors

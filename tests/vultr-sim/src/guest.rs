@@ -71,6 +71,14 @@ impl Guest {
         }
     }
 
+    /// Plugs a disk into a virtual machine that lacks it.
+    pub(crate) async fn replug(&self, disks: &Disks, volume: &str, serial: &str) -> io::Result<()> {
+        match self {
+            Self::Qemu(qemu) if !qemu.has_disk(serial).await? => Ok(qemu.plug(&disks.file(volume), serial).await?),
+            Self::Local(_) | Self::Qemu(_) => Ok(()),
+        }
+    }
+
     /// Asks the system in a virtual machine to let a disk go, and waits for it; an error means that it still has it.
     ///
     /// On this machine nobody is asked.
@@ -103,6 +111,14 @@ impl Guest {
         match self {
             Self::Local(tree) => tree.show_share(dir, mount_tag),
             Self::Qemu(qemu) => qemu.share(dir, mount_tag).await,
+        }
+    }
+
+    /// Shares a folder with a virtual machine that lacks it.
+    pub(crate) async fn reshare(&self, dir: &Path, mount_tag: u32) -> io::Result<()> {
+        match self {
+            Self::Qemu(qemu) if !qemu.has_share(mount_tag).await? => qemu.share(dir, mount_tag).await,
+            Self::Local(_) | Self::Qemu(_) => Ok(()),
         }
     }
 

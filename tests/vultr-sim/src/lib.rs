@@ -4,8 +4,14 @@
 //! Go client (`tests/contract/govultr`). The way through:
 //!
 //! - a request: `serve` (connection) → `api` (rate limit, token, faults) → `api::{block, attach, snapshot, vfs, catalogue}` (rules)
-//! - an effect: `effect` (state and machine together) → `disk` (files and loop devices) and `guest` (what an instance sees)
+//! - an effect: `effect` (state and machine together) → `disk` (files and loop devices) and `guest` (how they get to an instance)
 //! - a test's hand: [`Simulation`] starts it, [`Control`] looks and interferes, in-process or over HTTP (`control::http`)
+//!
+//! An instance is either on this machine, where its disks are loop devices and a tree shows it what it has, or a qemu
+//! guest ([`InstanceSpec::qmp`]), which has real virtio disks and virtiofs. The simulation doesn't start guests: give each
+//! `-qmp unix:SOCKET,server=on,wait=off` for it alone, and for file systems shared memory:
+//! `-machine memory-backend=mem -object memory-backend-memfd,id=mem,size=2048M,share=on`.
+//! A guest that is off has let everything go; one that is started again gets it back by [`Control::replug`].
 
 mod answer;
 mod api;

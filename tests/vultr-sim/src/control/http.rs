@@ -1,4 +1,5 @@
-//! The control interface over HTTP, for tests in other languages and processes. No token; it is for the loopback.
+//! The control interface over HTTP, for tests in other languages and processes. No token; it is for the loopback, or a
+//! network of the tests' own.
 
 use std::io;
 
@@ -70,6 +71,7 @@ pub(crate) fn router(control: Control) -> Router {
         .route("/file-systems/{name}/detach", post(detach_vfs))
         .route("/instances", post(add_instance))
         .route("/instances/{name}", patch(change_instance).delete(delete_instance))
+        .route("/instances/{name}/replug", post(replug))
         .with_state(control)
 }
 
@@ -252,6 +254,11 @@ async fn change_instance(
     Json(change): Json<InstanceChange>,
 ) -> Told<InstanceView> {
     Ok(Json(control.change_instance(&name, change)?))
+}
+
+async fn replug(State(control): State<Control>, Path(name): Path<String>) -> Done {
+    control.replug(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn delete_instance(State(control): State<Control>, Path(name): Path<String>) -> Done {

@@ -96,6 +96,16 @@ impl Qemu {
         undone_by(plugged, &mut monitor, "blockdev-del", json!({"node-name": serial})).await
     }
 
+    /// Whether what is behind a disk is there.
+    pub(crate) async fn has_disk(&self, serial: &str) -> Result<bool, Failure> {
+        is_there(&mut Monitor::connect(&self.monitor).await?, Part::Disk(serial)).await
+    }
+
+    /// Whether the connection to a share's server is there.
+    pub(crate) async fn has_share(&self, tag: u32) -> Result<bool, Failure> {
+        is_there(&mut Monitor::connect(&self.monitor).await?, Part::Share(tag)).await
+    }
+
     /// Takes a disk from the guest, which must agree to it in time.
     pub(crate) async fn unplug(&self, serial: &str, patience: Duration) -> Result<(), Failure> {
         self.take(Part::Disk(serial), patience).await
@@ -202,14 +212,12 @@ async fn taken(monitor: &mut Monitor, part: Part<'_>, deadline: Instant) -> Resu
     // What is behind the device may be freed a moment after it.
     let deadline = Instant::now() + FREED;
     loop {
+        if !is_there(monitor, part).await? {
+            return Ok(());
+        }
         let freed = match part {
-            Part::Disk(serial) if is_there(monitor, "query-named-block-nodes", "node-name", serial).await? => {
-                monitor.execute("blockdev-del", json!({"node-name": serial})).await
-            }
-            Part::Share(tag) if is_there(monitor, "query-chardev", "label", &line(tag)).await? => {
-                monitor.execute("chardev-remove", json!({"id": line(tag)})).await
-            }
-            Part::Disk(_) | Part::Share(_) => return Ok(()),
+            Part::Disk(serial) => monitor.execute("blockdev-del", json!({"node-name": serial})).await,
+            Part::Share(tag) => monitor.execute("chardev-remove", json!({"id": line(tag)})).await,
         };
         match freed {
             Err(Failure::Refused { .. }) if Instant::now() < deadline => sleep(PAUSE).await,
@@ -218,8 +226,12 @@ async fn taken(monitor: &mut Monitor, part: Part<'_>, deadline: Instant) -> Resu
     }
 }
 
-/// Whether one of the things that a query lists bears a name.
-async fn is_there(monitor: &mut Monitor, query: &str, key: &str, name: &str) -> Result<bool, Failure> {
+/// Whether what is behind a part's device is there.
+async fn is_there(monitor: &mut Monitor, part: Part<'_>) -> Result<bool, Failure> {
+    let (query, key, name) = match part {
+        Part::Disk(serial) => ("query-named-block-nodes", "node-name", serial.to_owned()),
+        Part::Share(tag) => ("query-chardev", "label", line(tag)),
+    };
     let listed = monitor.execute(query, json!({})).await?;
     Ok(listed.as_array().is_some_and(|things| things.iter().any(|thing| thing[key] == name)))
 }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -16,7 +17,7 @@ use tokio::{
 };
 use vultr_sim::{Config, InstanceSpec, Simulation};
 
-use crate::client::{Client, PATIENCE, id_of, quick, start};
+use crate::client::{Client, PATIENCE, control, id_of, quick, start};
 
 const GIB: u64 = 1 << 30;
 
@@ -218,6 +219,18 @@ async fn a_guest_that_was_started_again_is_the_same_instance() {
     let (guest, id) = (id_of(&simulation, "guest"), client.create_active("a", 10).await);
     client.attached(&id, &guest).await;
     machine.kill().await;
+    let (status, told) = control(&simulation, Method::POST, "/instances/guest/replug", Value::Null).await;
+    assert_eq!((status.as_u16(), &told["error"]), (500, &json!("the guest is off")));
+    machine.qemu = Machine::run(&machine.dir);
+    assert_eq!(machine.disks().await.len(), 0);
+    // The second time there is nothing to do.
+    for _ in 0..2 {
+        let (status, told) = control(&simulation, Method::POST, "/instances/guest/replug", Value::Null).await;
+        assert_eq!(status, 204, "{told}");
+    }
+    assert_eq!(machine.disks().await, [10 * GIB]);
+
+    machine.kill().await;
     machine.qemu = Machine::run(&machine.dir);
     assert_eq!(machine.disks().await.len(), 0);
     client.detached(&id).await;
@@ -263,7 +276,12 @@ async fn a_file_system_comes_and_goes_with_its_server() {
     assert_eq!(servers(&simulation), 0);
     assert!(!machine.tell("query-chardev", json!({})).await.to_string().contains("share-"));
 
-    client.shared(&vfs, &guest).await;
+    let tag = client.shared(&vfs, &guest).await;
+    machine.kill().await;
+    machine.qemu = Machine::run(&machine.dir);
+    machine.tell("query-status", json!({})).await;
+    simulation.control().replug("guest").await.unwrap();
+    assert_eq!(machine.property(&format!("share-{tag}/virtio-backend"), "tag").await, tag.to_string());
     machine.kill().await;
     client.delete_at(&path).await.is(204);
     client.poll(&path, gone).await;
@@ -271,6 +289,22 @@ async fn a_file_system_comes_and_goes_with_its_server() {
     client.delete_at(&format!("/v2/vfs/{vfs}")).await.is(204);
     simulation.control().assert_clean();
     simulation.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shutdown_takes_back_what_a_guest_has() {
+    let Some(machine) = Machine::start("ends").await else { return };
+    let (simulation, client) = cloud(&machine).await;
+    let (guest, id) = (id_of(&simulation, "guest"), client.create_active("a", 10).await);
+    client.attached(&id, &guest).await;
+    let dir = simulation.dir().to_owned();
+    let ended = tokio::spawn(simulation.shutdown());
+    while !ended.is_finished() {
+        machine.tell("system_reset", json!({})).await;
+    }
+    ended.await.unwrap().unwrap();
+    assert_eq!(machine.tell("query-named-block-nodes", json!({})).await, json!([]));
+    assert!(!dir.exists());
 }
 
 #[tokio::test]
