@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Builds the driver's image from the Dockerfile as it is, without any image registry, and tries it:
+#     tests/kubernetes/image.sh [--arch amd64|arm64] [--binary DRIVER]
+# --binary puts a driver that was built already into it, which takes seconds. The archive, for `ctr -n k8s.io images import`
+# or `docker load`, is the last line printed. Exit code 69: it can't be done here, and the last line says why.
+# The base image is made of Debian's packages under its public name and kept in a cache; so is what cargo compiled.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+arch=amd64 binary=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --arch) arch=$2; shift 2 ;;
+        --binary) binary=$2; shift 2 ;;
+        *) echo "no such option: $1" >&2; exit 64 ;;
+    esac
+done
+name=ghcr.io/cloud-block-csi/cloud-block-csi:$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+base=docker.io/library/rust:1-slim-bookworm
+limit_mb=40
+host=$(dpkg --print-architecture)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/cloud-block-csi
+mkdir -p "$cache/images" "$cache/buildah"
+cannot() { echo "$1"; exit 69; }
+[ "$(id -u)" = 0 ] || cannot "the image is built as root"
+for tool in buildah debootstrap; do command -v "$tool" >/dev/null || cannot "there is no $tool"; done
+[ "$arch" = "$host" ] || [ "$host" = amd64 ] || cannot "an image for $arch is built on amd64 only"
+
+# Of its own, beside whatever else uses buildah on this machine; TMPDIR is where it keeps the caches of RUN --mount.
+cat >"$cache/policy.json" <<<'{"default": [{"type": "insecureAcceptAnything"}]}'
+export BUILDAH_ISOLATION=chroot TMPDIR=$cache/buildah
+run=$(mktemp -d /tmp/cloud-block-csi-image.XXXXXX)
+mounted=
+clean_up() {
+    [ -z "$mounted" ] || b rm "$mounted" >/dev/null || true
+    rm -rf "$run"
+}
+trap clean_up EXIT
+# overlay needs a file system that can be below it
+driver=overlay
+[ "$(stat -f -c %T "$cache/images")" != overlayfs ] || driver=vfs
+b() { buildah --root "$cache/images" --runroot "$run" --storage-driver "$driver" "$@"; }
+exec 9>"$cache/images.lock"
+flock 9
+
+# mirror CODENAME OTHERWISE: where this machine gets Debian from
+mirror() {
+    local uri
+    # shellcheck disable=SC2016 # apt's own variable
+    uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $1" 2>/dev/null | head -n 1)
+    echo "${uri:-$2}"
+}
+# The rust image's stand-in: Debian, its Rust, and what this machine has to say about where to download from.
+make_base() {
+    local container root
+    echo "making $base of Debian's packages"
+    container=$(b from scratch)
+    mounted=$container
+    root=$(b mount "$container")
+    debootstrap --variant=minbase --include=ca-certificates bookworm "$root" "$(mirror bookworm http://deb.debian.org/debian)"
+    cat >"$root/etc/apt/sources.list" <<TEXT
+deb $(mirror bookworm http://deb.debian.org/debian) bookworm main
+deb $(mirror bookworm-security http://deb.debian.org/debian-security) bookworm-security main
+TEXT
+    apt-config dump | grep -E '^Acquire::(Check-Valid-Until|Check-Date|http|https)' >"$root/etc/apt/apt.conf.d/99machine" || true
+    cp -L /etc/resolv.conf "$root/etc/resolv.conf"
+    chroot "$root" apt-get update -q
+    chroot "$root" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -q -y --no-install-recommends cargo-web gcc libc6-dev rustc-web
+    chroot "$root" apt-get clean
+    cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+    mkdir -p "$root/usr/local/cargo"
+    [ ! -e "$HOME/.cargo/config.toml" ] || cp "$HOME/.cargo/config.toml" "$root/usr/local/cargo/"
+    b config --env CARGO_HOME=/usr/local/cargo --label "made-of=$1" "$container"
+    b umount "$container" >/dev/null
+    b commit --rm "$container" "$base"
+    mounted=
+}
+made_of=$( (declare -f make_base; echo "$driver") | sha256sum | cut -c 1-16)
+if ! b images --quiet --filter "label=made-of=$made_of" 2>/dev/null | grep -q .; then make_base "$made_of"; fi
+
+build=(build --signature-policy "$cache/policy.json" --pull-never --layers --platform "linux/$arch" --file Dockerfile)
+if [ -n "$binary" ]; then
+    b "${build[@]}" --target platform --tag platform .
+    container=$(b from --pull-never platform)
+    mounted=$container
+    b copy --chmod 755 "$container" "$binary" /usr/local/bin/cloud-block-csi
+    b commit --rm "$container" "$name"
+    mounted=
+else
+    b "${build[@]}" --tag "$name" .
+fi
+
+archive=$cache/image-$arch.tar
+rm -f "$archive"
+b push --quiet --signature-policy "$cache/policy.json" "$name" "docker-archive:$archive:$name"
+mounted=$(b from --pull-never "$name")
+tests/kubernetes/image-check.sh "$(b mount "$mounted")" "$arch"
+compressed=$(gzip -6 <"$archive" | wc -c)
+echo "$name for $arch: $((compressed / 1000000)).$((compressed / 100000 % 10)) MB compressed"
+[ "$compressed" -lt $((limit_mb * 1000000)) ] || { echo "that is more than $limit_mb MB" >&2; exit 1; }
+echo "$archive"
