@@ -1,8 +1,8 @@
-//! Compiles `proto/csi.proto` with protox, so that a build needs no `protoc` on the machine.
+//! Compiles the files of `proto/` with protox, so that a build needs no `protoc` on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=proto/csi.proto");
-    let descriptors = protox::compile(["csi.proto"], ["proto"])?;
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(["csi.proto", "pluginregistration.proto"], ["proto"])?;
     // Messages that carry secrets get no `Debug`: no log line can ever print them.
     let secret: Vec<String> = descriptors
         .file

@@ -6,25 +6,32 @@ use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tracing::{info, warn};
 
-use crate::{RunError, metrics::Metrics, rpc::Identity};
+use crate::{RunError, metrics::Metrics, registration::Registration, rpc::Identity};
 
 /// Serves on `address` in a task of its own.
 ///
 /// # Errors
 /// If the address cannot be had.
-pub async fn serve(address: SocketAddr, metrics: Metrics, identity: Identity) -> Result<JoinHandle<()>, RunError> {
+pub async fn serve(
+    address: SocketAddr,
+    metrics: Metrics,
+    identity: Identity,
+    registration: Option<Registration>,
+) -> Result<JoinHandle<()>, RunError> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| RunError::Failed(format!("--metrics-addr {address}: {error}")))?;
+    // The port is the system's choice if it was given as 0.
+    let address = listener.local_addr().unwrap_or(address);
     info!(%address, "metrics and health");
     Ok(tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router(metrics, identity)).await {
+        if let Err(error) = axum::serve(listener, router(metrics, identity, registration)).await {
             warn!(%error, "the metrics endpoint has ended");
         }
     }))
 }
 
-fn router(metrics: Metrics, identity: Identity) -> Router {
+fn router(metrics: Metrics, identity: Identity, registration: Option<Registration>) -> Router {
     let weather = metrics.weather.clone();
     Router::new()
         .route(
@@ -42,7 +49,8 @@ fn router(metrics: Metrics, identity: Identity) -> Router {
                 if !identity.has_started() {
                     return (StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned());
                 }
-                match weather.trouble() {
+                let unregistered = registration.as_ref().and_then(Registration::trouble);
+                match unregistered.or_else(|| weather.trouble()) {
                     None => (StatusCode::OK, "ok\n".to_owned()),
                     Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
                 }

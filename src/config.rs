@@ -13,7 +13,7 @@ use std::{
 use clap::{Parser, ValueEnum};
 
 use self::{
-    check::{Mistakes, base_url, given, is_driver_name, socket_path},
+    check::{Mistakes, base_url, given, is_driver_name, registration_socket, socket_path},
     flags::{AccountFlags, Cli, NodeFlags, OrphansFlags, Service},
 };
 use crate::{
@@ -103,6 +103,8 @@ pub struct NodeConfig {
     pub state_dir: PathBuf,
     /// The kubelet's directory, if it is told.
     pub kubelet_dir: Option<PathBuf>,
+    /// Where the kubelet looks for plugins, if the driver registers itself.
+    pub kubelet_registration_dir: Option<PathBuf>,
     /// Slots that are not the driver's.
     pub reserved_volumes: u32,
     /// A ceiling on the volumes.
@@ -128,6 +130,9 @@ impl fmt::Display for Config {
         if let Some(node) = &self.node {
             let (devices, sysfs) = (node.device_dir.display(), node.sysfs_dir.display());
             write!(f, " devices={devices} sysfs={sysfs} state={}", node.state_dir.display())?;
+            if let Some(dir) = &node.kubelet_registration_dir {
+                write!(f, " registration={}", dir.display())?;
+            }
         }
         Ok(())
     }
@@ -171,7 +176,7 @@ fn resolve(service: Service) -> Result<Command, String> {
         .log_format
         .unwrap_or_else(|| if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
     let controller = account.map(|flags| flags.resolve(profile, &mut mistakes));
-    let node = node.map(|flags| flags.resolve(profile, &endpoint, &mut mistakes));
+    let node = node.map(|flags| flags.resolve(profile, &endpoint, &driver_name, &mut mistakes));
     if !mistakes.0.is_empty() {
         return Err(mistakes.0.join("\n"));
     }
@@ -241,7 +246,7 @@ impl AccountFlags {
 }
 
 impl NodeFlags {
-    fn resolve(self, profile: &Profile, endpoint: &Path, mistakes: &mut Mistakes) -> NodeConfig {
+    fn resolve(self, profile: &Profile, endpoint: &Path, driver_name: &str, mistakes: &mut Mistakes) -> NodeConfig {
         let node_id = given(self.node_id).and_then(|id| {
             let parsed = NodeId::parse(profile.id_form, &id);
             parsed.or_else(|| {
@@ -256,6 +261,10 @@ impl NodeFlags {
         if kubelet_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
             mistakes.add("--kubelet-dir", "give an absolute path, such as /var/lib/kubelet");
         }
+        let registration_dir = self.kubelet_registration_dir.filter(|dir| !dir.as_os_str().is_empty());
+        if let Some(dir) = &registration_dir {
+            mistakes.unless(registration_socket(dir, driver_name));
+        }
         let beside = endpoint.parent().unwrap_or(Path::new("/")).join("state");
         NodeConfig {
             node_id,
@@ -263,6 +272,7 @@ impl NodeFlags {
             sysfs_dir: self.sysfs_dir,
             state_dir: self.state_dir.unwrap_or(beside),
             kubelet_dir,
+            kubelet_registration_dir: registration_dir,
             reserved_volumes: self.reserved_volumes,
             max_volumes_per_node: self.max_volumes_per_node,
         }
@@ -318,6 +328,7 @@ mod tests {
             "--max-volumes-per-node=0",
             "--metrics-addr=here",
             "--region=new york",
+            "--kubelet-registration-dir=plugins_registry",
         ])
         .unwrap_err();
         for flag in [
@@ -330,6 +341,7 @@ mod tests {
             "--metrics-addr",
             "--region",
             "--token-file",
+            "--kubelet-registration-dir",
         ] {
             assert!(mistakes.lines().any(|line| line.starts_with(flag)), "{flag} is not in\n{mistakes}");
         }

@@ -4,7 +4,8 @@
 //!
 //! - [`config`] flags and environment become a checked configuration; [`run`] builds everything from it
 //! - [`orphans`] the report of what belongs to nobody, for operators
-//! - [`server`] the gRPC socket and its drain; [`admin`] `/metrics`, `/healthz` and `/readyz`
+//! - [`server`] the gRPC socket and its drain; [`registration`] tells the kubelet of it; `socket` how sockets are taken
+//!   and left; [`admin`] `/metrics`, `/healthz` and `/readyz`
 //! - [`telemetry`] and [`metrics`] what operators see
 //! - [`rpc`] protobuf in, protobuf out: the only place that knows [`csi`]
 //! - [`operations`] what is in flight: started once, joined by repeats; [`progress`] what does not come about
@@ -24,8 +25,10 @@ pub mod node;
 pub mod operations;
 pub mod orphans;
 pub mod progress;
+pub mod registration;
 pub mod rpc;
 pub mod server;
+mod socket;
 pub mod telemetry;
 pub mod volume;
 
@@ -40,6 +43,7 @@ use crate::{
     controller::{Controller, HomeRegion, Setting},
     metrics::Metrics,
     node::{Linux, Node, Paths},
+    registration::Registration,
 };
 
 /// How long the start waits for the cloud at most.
@@ -106,11 +110,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         tokio::spawn(async move { trimming.trim().await });
         services.node = Some(rpc::NodeService::new(node, &config, settings, metrics.clone()));
     }
+    let folder = config.node.as_ref().and_then(|node| node.kubelet_registration_dir.as_deref());
+    let registration = folder.map(|folder| Registration::new(folder, &config.driver_name, &config.endpoint));
     let admin = match config.metrics_addr {
-        Some(address) => Some(admin::serve(address, metrics, services.identity.clone()).await?),
+        Some(address) => Some(admin::serve(address, metrics, services.identity.clone(), registration.clone()).await?),
         None => None,
     };
-    let served = server::serve(&config.endpoint, services, &tasks, shutdown).await;
+    let served = server::serve(&config.endpoint, services, registration.as_ref(), &tasks, shutdown).await;
     if let Some(admin) = admin {
         admin.abort();
     }

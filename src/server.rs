@@ -1,17 +1,8 @@
 //! The gRPC socket: how it is taken, served and left.
 
-use std::{
-    future::Future,
-    io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{future::Future, io, path::Path, time::Duration};
 
-use tokio::{
-    net::{UnixListener, UnixStream},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
@@ -20,7 +11,9 @@ use tracing::{info, warn};
 use crate::{
     RunError,
     csi::{controller_server::ControllerServer, identity_server::IdentityServer, node_server::NodeServer},
+    registration::Registration,
     rpc::{ControllerService, Identity, NodeService},
+    socket::{SocketFile, listen},
 };
 
 /// How long what is in flight may take to end; Kubernetes gives a pod 30 s by default.
@@ -62,18 +55,19 @@ pub fn stop_signal() -> Result<impl Future<Output = ()>, RunError> {
     })
 }
 
-/// Serves on the socket until `shutdown`, then lets calls and the operations of `tasks` end.
+/// Serves on the socket, and is offered to the kubelet by `registration`, until `shutdown`; then lets calls and the operations of `tasks` end.
 ///
 /// # Errors
 /// If the socket cannot be had, or if something is still in flight when the grace is over.
 pub async fn serve(
     socket: &Path,
     services: Services,
+    registration: Option<&Registration>,
     tasks: &TaskTracker,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let listener = listen(socket).await.map_err(RunError::Failed)?;
-    let file = SocketFile(socket.to_owned());
+    let file = SocketFile::of(socket);
     info!(socket = %socket.display(), "serving");
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let router = Server::builder()
@@ -85,11 +79,19 @@ pub async fn serve(
         // A dropped sender means the same.
         stopped.await.ok();
     }));
+    // The kubelet calls as soon as it sees the offer, so that comes after all else, and goes before all else.
+    let offered = async {
+        match registration {
+            Some(registration) => registration.keep_offered().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = shutdown => {}
         ended = &mut server => {
             return Err(RunError::Failed(format!("the gRPC server ended by itself: {ended:?}")));
         }
+        problem = offered => return Err(RunError::Failed(problem)),
     }
     // Operations outlive their calls, so both are waited for.
     // The file goes first: once nothing accepts there, a successor may put its own in the place.
@@ -118,62 +120,11 @@ pub async fn serve(
     }
 }
 
-/// Takes the socket, in place of one that a process left behind which is no more.
-async fn listen(path: &Path) -> Result<UnixListener, String> {
-    let problem = |what: &str, error: io::Error| format!("socket {}: {what}: {error}", path.display());
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| problem("its folder cannot be made", error))?;
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => {
-            match UnixStream::connect(path).await {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                // A server whose backlog is full lives too.
-                _ => return Err(format!("socket {}: another process serves on it", path.display())),
-            }
-            std::fs::remove_file(path).map_err(|error| problem("a stale one cannot be removed", error))?;
-        }
-        Ok(_) => return Err(format!("socket {}: there is something else, which is left alone", path.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(problem("cannot be looked at", error)),
-    }
-    let listener = UnixListener::bind(path).map_err(|error| problem("cannot be bound", error))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
-        .map_err(|error| problem("its mode cannot be set", error))?;
-    Ok(listener)
-}
-
-/// Removes the socket when the server stops accepting.
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            warn!(socket = %self.0.display(), %error, "the socket is left behind");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::net::UnixStream;
+
     use super::*;
-
-    #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_a_living_one_and_a_file_are_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("folder/csi.sock");
-        let living = listen(&path).await.unwrap();
-        assert!(listen(&path).await.unwrap_err().contains("another process"));
-        drop(living);
-        assert!(path.exists(), "a socket outlives its process");
-        listen(&path).await.unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-
-        let file = dir.path().join("file");
-        std::fs::write(&file, "data").unwrap();
-        assert!(listen(&file).await.unwrap_err().contains("left alone"));
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "data");
-    }
 
     #[tokio::test]
     async fn an_operation_in_flight_ends_before_the_server_does() {
@@ -186,7 +137,7 @@ mod tests {
         let services = Services { identity: Identity::new("test".to_owned()), controller: None, node: None };
         let (serving_path, serving_tasks) = (path.clone(), tasks.clone());
         let server = tokio::spawn(async move {
-            serve(&serving_path, services, &serving_tasks, async { stopped.await.unwrap() }).await
+            serve(&serving_path, services, None, &serving_tasks, async { stopped.await.unwrap() }).await
         });
         while UnixStream::connect(&path).await.is_err() {
             tokio::task::yield_now().await;

@@ -100,7 +100,7 @@ go_tests() { (cd "$1" && go vet ./... && go test -count=1 -v ./... | { grep -vE 
 contract() {
     local module
     cargo build --workspace --all-targets || { section "build" count_check false; return; }
-    for module in . proto-1.13 proto-1.12; do
+    for module in . proto-1.13 proto-1.12 registration; do
         section "proto comparison, ${module/#./descriptor}" count_go go_tests "tests/contract/$module"
     done
     export VULTR_SIM=$bins/vultr-sim

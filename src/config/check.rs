@@ -1,6 +1,8 @@
 //! What single values of the configuration have to look like.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::registration;
 
 /// A variable that is set to nothing, as templates leave them, is not given.
 pub(super) fn given(value: Option<String>) -> Option<String> {
@@ -27,6 +29,19 @@ pub(super) fn socket_path(endpoint: &str) -> Result<PathBuf, String> {
         return Ok(PathBuf::from(path));
     }
     Err(format!("--endpoint: '{endpoint}' is not the address of a unix socket; give unix:///path (107 bytes at most)"))
+}
+
+/// The socket that the kubelet is to find in `dir`.
+pub(super) fn registration_socket(dir: &Path, driver_name: &str) -> Result<(), String> {
+    let socket = registration::socket(dir, driver_name);
+    if dir.is_absolute() && socket.as_os_str().len() < 108 {
+        return Ok(());
+    }
+    Err(format!(
+        "--kubelet-registration-dir: give an absolute path, such as /var/lib/kubelet/plugins_registry; with the \
+         socket's name it may have 107 bytes at most ({})",
+        socket.display()
+    ))
 }
 
 /// Scheme and host only: a path, a query or a user in it is a mistake that would send the token astray.

@@ -136,6 +136,11 @@ pub(super) struct NodeFlags {
     /// not followed [default: any path is taken]
     #[arg(long, env = "CSI_KUBELET_DIR")]
     pub(super) kubelet_dir: Option<PathBuf>,
+    /// The kubelet's folder of plugins, such as /var/lib/kubelet/plugins_registry: the driver then registers itself, by a
+    /// socket that it makes there, and needs no node-driver-registrar. The kubelet is told the path of --endpoint as it is,
+    /// so the kubelet's directory has to be mounted at its own path [default: off]
+    #[arg(long, env = "CSI_KUBELET_REGISTRATION_DIR")]
+    pub(super) kubelet_registration_dir: Option<PathBuf>,
     /// Slots of an instance that are not the driver's
     #[arg(long, env = "CSI_RESERVED_VOLUMES", default_value = "0")]
     pub(super) reserved_volumes: u32,

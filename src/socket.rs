@@ -1,0 +1,76 @@
+//! Unix sockets: how one is taken, also from a process that is no more, and how it is left.
+
+use std::{
+    io,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use tokio::net::{UnixListener, UnixStream};
+use tracing::warn;
+
+/// Takes the socket, in place of one that a process left behind which is no more.
+pub(crate) async fn listen(path: &Path) -> Result<UnixListener, String> {
+    let problem = |what: &str, error: io::Error| format!("socket {}: {what}: {error}", path.display());
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| problem("its folder cannot be made", error))?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            match UnixStream::connect(path).await {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                // A server whose backlog is full lives too.
+                _ => return Err(format!("socket {}: another process serves on it", path.display())),
+            }
+            std::fs::remove_file(path).map_err(|error| problem("a stale one cannot be removed", error))?;
+        }
+        Ok(_) => return Err(format!("socket {}: there is something else, which is left alone", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(problem("cannot be looked at", error)),
+    }
+    let listener = UnixListener::bind(path).map_err(|error| problem("cannot be bound", error))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+        .map_err(|error| problem("its mode cannot be set", error))?;
+    Ok(listener)
+}
+
+/// Removes the socket when the server stops accepting.
+#[derive(Debug)]
+pub(crate) struct SocketFile(PathBuf);
+
+impl SocketFile {
+    /// The file of a socket that this process listens on.
+    pub(crate) fn of(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            warn!(socket = %self.0.display(), %error, "the socket is left behind");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_living_one_and_a_file_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("folder/csi.sock");
+        let living = listen(&path).await.unwrap();
+        assert!(listen(&path).await.unwrap_err().contains("another process"));
+        drop(living);
+        assert!(path.exists(), "a socket outlives its process");
+        listen(&path).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+
+        let file = dir.path().join("file");
+        std::fs::write(&file, "data").unwrap();
+        assert!(listen(&file).await.unwrap_err().contains("left alone"));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "data");
+    }
+}
