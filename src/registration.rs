@@ -17,7 +17,6 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, transport::Server};
 use tracing::{error, info, warn};
@@ -26,7 +25,7 @@ use self::wire::{
     InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
     registration_server::{self, RegistrationServer},
 };
-use crate::socket::{SocketFile, listen};
+use crate::socket::{SocketFile, connections, listen};
 
 /// The generated code of `proto/pluginregistration.proto`; the client is for tests.
 #[allow(missing_docs, unreachable_pub, rustdoc::all, clippy::all, clippy::pedantic)]
@@ -114,7 +113,7 @@ impl Registration {
     }
 
     async fn serve(self, listener: UnixListener) -> Result<(), tonic::transport::Error> {
-        let incoming = UnixListenerStream::new(listener);
+        let incoming = connections(listener);
         Server::builder().add_service(RegistrationServer::new(self)).serve_with_incoming(incoming).await
     }
 

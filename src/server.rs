@@ -3,7 +3,6 @@
 use std::{future::Future, io, path::Path, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 use tracing::{info, warn};
@@ -13,7 +12,7 @@ use crate::{
     csi::{controller_server::ControllerServer, identity_server::IdentityServer, node_server::NodeServer},
     registration::Registration,
     rpc::{ControllerService, Identity, NodeService},
-    socket::{SocketFile, listen},
+    socket::{SocketFile, connections, listen},
 };
 
 /// How long what is in flight may take to end; Kubernetes gives a pod 30 s by default.
@@ -74,7 +73,7 @@ pub async fn serve(
         .add_service(IdentityServer::new(services.identity))
         .add_optional_service(services.controller.map(ControllerServer::new))
         .add_optional_service(services.node.map(NodeServer::new));
-    let incoming = UnixListenerStream::new(listener);
+    let incoming = connections(listener);
     let mut server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async {
         // A dropped sender means the same.
         stopped.await.ok();

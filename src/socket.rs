@@ -1,4 +1,6 @@
-//! Unix sockets: how one is taken, also from a process that is no more, and how it is left.
+//! Unix sockets: how one is taken, also from a process that is no more, how it is listened to, and how it is left.
+
+mod authority;
 
 use std::{
     io,
@@ -6,8 +8,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use futures_util::{Stream, StreamExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tracing::warn;
+
+use self::authority::ForLocalhost;
+
+/// The connections that come, whatever their clients call the server.
+pub(crate) fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<ForLocalhost<UnixStream>>> {
+    UnixListenerStream::new(listener).map(|connection| connection.map(ForLocalhost::new))
+}
 
 /// Takes the socket, in place of one that a process left behind which is no more.
 pub(crate) async fn listen(path: &Path) -> Result<UnixListener, String> {

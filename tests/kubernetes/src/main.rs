@@ -21,7 +21,6 @@ mod stage;
 
 use std::{
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Instant,
 };
 
@@ -77,7 +76,7 @@ fn cache() -> PathBuf {
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn main() {
     let flags = Flags::parse();
     let ran = match guard::inside() {
         _ if flags.list => {
@@ -87,13 +86,12 @@ async fn main() -> ExitCode {
         None => guard::run().await,
         Some(dir) => run(&flags, &dir).await.map(u8::from),
     };
-    match ran {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let code = ran.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        1
+    });
+    // Not by returning: the thread that waits for the end of the input is not to be waited for.
+    std::process::exit(i32::from(code))
 }
 
 /// Runs the flows inside, and tells whether one failed.
