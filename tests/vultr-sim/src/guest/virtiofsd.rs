@@ -98,3 +98,54 @@ impl Virtiofsd {
         ignore_absent(fs::remove_file(&self.socket))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program that says it has these options, and then does as told with its arguments in `$*`.
+    fn program(test: &str, help: &str, then: &str) -> (PathBuf, Program) {
+        let dir = std::env::temp_dir().join(format!("vultr-sim-virtiofsd-{test}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let (source, script) = (dir.join("source"), dir.join("program"));
+        fs::write(&source, format!("#!/bin/sh\nif [ \"$1\" = --help ]; then echo '{help}'; exit; fi\n{then}\n"))
+            .unwrap();
+        // Another process writes it: a file that this one has open, or a child of another test, can't be run.
+        let mut install = std::process::Command::new("install");
+        assert!(install.args(["-m", "755"]).arg(source).arg(&script).status().unwrap().success());
+        (dir, Program::new(Some(script)))
+    }
+
+    #[tokio::test]
+    async fn each_kind_gets_its_own_options() {
+        let rust = ("rust", "--shared-dir <DIR>", "--shared-dir /x --cache never --sandbox chroot");
+        let c = ("c", "-o source=PATH", "-f -o cache=none -o sandbox=chroot -o source=/x");
+        for (test, help, options) in [rust, c] {
+            let then = r#"for last; do :; done; echo "$*"; : >"${last#--socket-path=}"; exec sleep 1000"#;
+            let (dir, program) = program(test, help, then);
+            let server = Virtiofsd::start(&program, Path::new("/x"), &dir.join("share-1")).await.unwrap();
+            assert_eq!(server.socket(), dir.join("share-1.sock"));
+            let said = fs::read_to_string(dir.join("share-1.log")).unwrap();
+            assert_eq!(said, format!("{options} --socket-path={}\n", server.socket().display()));
+            fs::remove_dir_all(dir).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_at_once_is_told_with_its_last_words() {
+        let (dir, program) = program("ends", "--shared-dir", "echo first; echo no such folder >&2; exit 3");
+        let error = Virtiofsd::start(&program, Path::new("/x"), &dir.join("share-1")).await.unwrap_err();
+        assert_eq!(error.to_string(), r#"virtiofsd ended, exit status: 3, and said "no such folder""#);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_that_hung_up_ends_without_its_socket() {
+        let then = r#"for last; do :; done; : >"${last#--socket-path=}""#;
+        let (dir, program) = program("hung-up", "--shared-dir", then);
+        let server = Virtiofsd::start(&program, Path::new("/x"), &dir.join("share-1")).await.unwrap();
+        server.end().await.unwrap();
+        assert!(!dir.join("share-1.sock").exists());
+        fs::remove_dir_all(dir).unwrap();
+    }
+}
