@@ -9,10 +9,10 @@ cat <<'TEXT'
 #   kubectl -n kube-system create secret generic vultr-csi --from-file=api-key=TOKEN-FILE
 #   kubectl apply -f kubernetes.yaml
 #
-# The token's file holds nothing else. Where the cluster has StorageClasses of these names, or no snapshot CRDs, leave that
-# out:
+# The token's file holds nothing else. A cluster without the snapshot CRDs refuses the VolumeSnapshotClass, and takes the
+# rest. Where the cluster has StorageClasses of these names, leave those out:
 #
-#   kubectl apply -f kubernetes.yaml -l 'app.kubernetes.io/component notin (storage-class, snapshot-class)'
+#   kubectl apply -f kubernetes.yaml -l 'app.kubernetes.io/component != storage-class'
 #
 # Settings of the driver go into a ConfigMap, by the names of their environment variables; then restart the pods:
 #

@@ -1,0 +1,276 @@
+package deploy
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestTheChartHasNoFaults(t *testing.T) {
+	for _, values := range [][]string{
+		{},
+		{"--set", "controller.replicas=2,node.startupTaint=a/b,otlpEndpoint=http://c:4317"},
+		{"--set", "sidecars.snapshotter.enabled=false,metrics.podMonitor.enabled=true,kubeletDir=/k"},
+	} {
+		if _, err := run(append([]string{"lint", "--strict", kubernetes, chart}, values...)...); err != nil {
+			t.Errorf("%v: %v", values, err)
+		}
+	}
+}
+
+func TestTheManifestIsTheRenderedChart(t *testing.T) {
+	command := exec.Command(folder + "/render.sh")
+	command.Env = append(os.Environ(), "HELM="+helm)
+	rendered, err := command.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(rendered) != read(t, "kubernetes.yaml") {
+		t.Error("deploy/kubernetes.yaml is not what deploy/render.sh prints")
+	}
+}
+
+func TestValuesThatAreWrongAreRefused(t *testing.T) {
+	for value, named := range map[string]string{
+		`replicas=2`:                                                         "replicas",
+		`controller.replicas=3`:                                              "replicas",
+		`controller.replicas=0`:                                              "replicas",
+		`controller.replicas="2"`:                                            "replicas",
+		`controller.extraArgs=["requests-per-second"]`:                       "extraArgs",
+		`controller.resources={"limit":{}}`:                                  "limit",
+		`controller.terminationGracePeriodSeconds=10`:                        "terminationGracePeriodSeconds",
+		`kubeletDir="var/lib/kubelet"`:                                       "kubeletDir",
+		`kubeletDir=""`:                                                      "kubeletDir",
+		`clusterId="Not Good"`:                                               "clusterId",
+		`otlpEndpoint="collector:4317"`:                                      "otlpEndpoint",
+		`image.pullPolicy="Sometimes"`:                                       "pullPolicy",
+		`image.digest="sha256:12"`:                                           "digest",
+		`token.key=""`:                                                       "key",
+		`token.value="secret"`:                                               "value",
+		`node.metricsPort=98080`:                                             "metricsPort",
+		`node.metricsAddress="everywhere"`:                                   "metricsAddress",
+		`node.maxUnavailable="10"`:                                           "maxUnavailable",
+		`node.reservedVolumes=12`:                                            "reservedVolumes",
+		`node.startupTaint="a/b:NoSchedule"`:                                 "startupTaint",
+		`sidecars.provisioner.timeout=120`:                                   "timeout",
+		`sidecars.provisioner.volumeNameUuidLength=4`:                        "volumeNameUuidLength",
+		`sidecars.attacher.workerThreads=0`:                                  "workerThreads",
+		`sidecars.registrar={}`:                                              "registrar",
+		`csiDriver.nodeAllocatableUpdatePeriodSeconds=5`:                     "nodeAllocatableUpdatePeriodSeconds",
+		`storageClasses=[{"name":"a"}]`:                                      "parameters",
+		`storageClasses=[{"name":"a","parameters":{},"reclaimPolicy":"No"}]`: "reclaimPolicy",
+		`volumeSnapshotClass.create=true`:                                    "create",
+	} {
+		_, err := run("template", "x", chart, kubernetes, "--set-json", value)
+		if err == nil {
+			t.Errorf("%s is taken", value)
+		} else if !strings.Contains(err.Error(), "values don't meet the specifications") || !strings.Contains(err.Error(), named) {
+			t.Errorf("%s: the complaint does not name %s: %v", value, named, err)
+		}
+	}
+}
+
+func TestEveryValueIsDescribedBySchemaAndComment(t *testing.T) {
+	out, err := run("show", "values", chart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := parse(t, out)[0]
+	schema := parse(t, read(t, "chart/values.schema.json"))[0]
+	described := dig[map[string]any](schema, "properties")
+	for name := range values {
+		if described[name] == nil {
+			t.Errorf("%s is not in the schema", name)
+		}
+	}
+	for name := range described {
+		if _, there := values[name]; !there && name != "global" {
+			t.Errorf("%s has no default", name)
+		}
+	}
+}
+
+func TestTheKubeletsFolderIsUsedEverywhere(t *testing.T) {
+	for distribution, kubelet := range map[string]string{
+		"kubeadm, VKE, k3s, RKE2, Talos": "/var/lib/kubelet",
+		"k0s":                            "/var/lib/k0s/kubelet",
+		"microk8s":                       "/var/snap/microk8s/common/var/lib/kubelet",
+	} {
+		if !strings.Contains(read(t, "chart/values.yaml"), kubelet) || !strings.Contains(read(t, "README.md"), kubelet) {
+			t.Errorf("%s: %s is not documented", distribution, kubelet)
+		}
+		for _, given := range []string{kubelet, kubelet + "/"} {
+			node := render(t, fmt.Sprintf("kubeletDir=%q", given)).node(t)
+			driver := container(t, node, "driver")
+			for _, wanted := range []string{
+				"--kubelet-dir=" + kubelet,
+				"--kubelet-registration-dir=" + kubelet + "/plugins_registry",
+				"--endpoint=unix://" + kubelet + "/plugins/block.csi.vultr.com/csi.sock",
+			} {
+				if !slices.Contains(texts(dig[[]any](driver, "args")), wanted) {
+					t.Errorf("%s: there is no %s in %v", distribution, wanted, driver["args"])
+				}
+			}
+			mount := dig[[]any](driver, "volumeMounts")[0]
+			if dig[string](mount, "mountPath") != kubelet || dig[string](mount, "mountPropagation") != "Bidirectional" {
+				t.Errorf("%s: %v", distribution, mount)
+			}
+			if path := dig[string](dig[[]any](node, "volumes")[0], "hostPath", "path"); path != kubelet {
+				t.Errorf("%s: the volume is %s", distribution, path)
+			}
+			if kubelet != "/var/lib/kubelet" && strings.Contains(fmt.Sprint(node), "/var/lib/kubelet") &&
+				!strings.Contains(kubelet, "/var/lib/kubelet") {
+				t.Errorf("%s: /var/lib/kubelet is left somewhere: %v", distribution, node)
+			}
+		}
+	}
+}
+
+func TestTwoControllersHoldALease(t *testing.T) {
+	lease := "--lease=cloud-block-csi-controller"
+	one, two := render(t), render(t, "controller.replicas=2")
+	if args := texts(dig[[]any](container(t, one.controller(t), "driver"), "args")); slices.Contains(args, lease) {
+		t.Error("one controller holds a lease")
+	}
+	if args := texts(dig[[]any](container(t, two.controller(t), "driver"), "args")); !slices.Contains(args, lease) {
+		t.Errorf("two controllers hold none: %v", args)
+	}
+	for _, kind := range []string{"Lease", "PodDisruptionBudget"} {
+		if one.get(kind, "cloud-block-csi-controller") != nil || two.get(kind, "cloud-block-csi-controller") == nil {
+			t.Errorf("%s: for two and not for one", kind)
+		}
+	}
+	if one.controller(t)["topologySpreadConstraints"] != nil || two.controller(t)["topologySpreadConstraints"] == nil {
+		t.Error("two are spread over the nodes, and one is not")
+	}
+	if policy := dig[string](one.get("StatefulSet", "cloud-block-csi-controller"), "spec", "podManagementPolicy"); policy != "Parallel" {
+		t.Errorf("it can't be changed later, and one that waits must not hold up another: %s", policy)
+	}
+	// Who waits for the lease is not ready, and would hold up an update for ever.
+	for pods, path := range map[*objects]string{&one: "/readyz", &two: "/healthz"} {
+		if probe := dig[string](container(t, pods.controller(t), "driver"), "readinessProbe", "httpGet", "path"); probe != path {
+			t.Errorf("the readiness probe is %s, not %s", probe, path)
+		}
+	}
+}
+
+func TestEverySidecarHasItsLeaseAndItsTime(t *testing.T) {
+	pod := render(t).controller(t)
+	var names []string
+	for _, one := range containers(pod) {
+		name := one["name"].(string)
+		names = append(names, name)
+		if name == "driver" {
+			continue
+		}
+		for _, wanted := range []string{"--leader-election", "--timeout=120s", "--csi-address=/csi/csi.sock"} {
+			if !slices.Contains(texts(dig[[]any](one, "args")), wanted) {
+				t.Errorf("%s has no %s", name, wanted)
+			}
+		}
+	}
+	if wanted := []string{"driver", "csi-provisioner", "csi-attacher", "csi-resizer", "csi-snapshotter"}; !slices.Equal(names, wanted) {
+		t.Errorf("%v", names)
+	}
+	if len(containers(render(t).node(t))) != 1 {
+		t.Error("the node has more than one container")
+	}
+}
+
+func TestValuesBecomeFlags(t *testing.T) {
+	all := render(t, `logLevel="debug"`, `region="EWR"`, `clusterId="one"`, `otlpEndpoint="http://c:4317"`, `node.reservedVolumes=2`,
+		`node.startupTaint="a/b"`, `node.extraArgs=["--max-volumes-per-node=5"]`, `controller.extraArgs=["--requests-per-second=9"]`,
+		`node.metricsAddress="127.0.0.1"`, `node.metricsPort=9999`, `metrics.port=9998`, `node.terminationGracePeriodSeconds=90`,
+		`image.digest="sha256:`+strings.Repeat("a", 64)+`"`)
+	both := []string{"--log-level=debug", "--region=EWR", "--otlp-endpoint=http://c:4317"}
+	for pod, wanted := range map[string][]string{
+		"controller": append([]string{"--cluster-id=one", "--requests-per-second=9", "--metrics-addr=0.0.0.0:9998"}, both...),
+		"node": append([]string{"--reserved-volumes=2", "--startup-taint=a/b", "--max-volumes-per-node=5",
+			"--metrics-addr=127.0.0.1:9999"}, both...),
+	} {
+		driver := container(t, map[string]func(*testing.T) map[string]any{"controller": all.controller, "node": all.node}[pod](t), "driver")
+		args := texts(dig[[]any](driver, "args"))
+		for _, flag := range wanted {
+			if !slices.Contains(args, flag) {
+				t.Errorf("%s: no %s in %v", pod, flag, args)
+			}
+		}
+		if image := dig[string](driver, "image"); !strings.HasSuffix(image, "@sha256:"+strings.Repeat("a", 64)) {
+			t.Errorf("%s: the image is %s", pod, image)
+		}
+		if config := dig[map[string]any](dig[[]any](driver, "envFrom")[0], "configMapRef"); config["name"] != "cloud-block-csi" || config["optional"] != true {
+			t.Errorf("%s: %v", pod, config)
+		}
+	}
+	driver := container(t, all.node(t), "driver")
+	if host := dig[string](driver, "livenessProbe", "httpGet", "host"); host != "127.0.0.1" {
+		t.Errorf("what listens on 127.0.0.1 only is probed at %q", host)
+	}
+	hook := texts(dig[[]any](driver, "lifecycle", "preStop", "exec", "command"))
+	if !slices.Equal(hook, []string{"/usr/local/bin/cloud-block-csi", "pre-stop", "--grace=90"}) {
+		t.Errorf("the hook doesn't know how long it has: %v", hook)
+	}
+}
+
+func TestTheClassesAreThoseThatVultrsUsersHave(t *testing.T) {
+	defaults := 0
+	var names []string
+	for _, class := range render(t).of("StorageClass") {
+		names = append(names, class.name())
+		if class["provisioner"] != "block.csi.vultr.com" || class["volumeBindingMode"] != "WaitForFirstConsumer" ||
+			class["allowVolumeExpansion"] != true {
+			t.Errorf("%v", class)
+		}
+		if retain := strings.HasSuffix(class.name(), "-retain"); retain != (class["reclaimPolicy"] == "Retain") {
+			t.Errorf("%s is reclaimed by %v", class.name(), class["reclaimPolicy"])
+		}
+		if dig[string](class, "metadata", "annotations", "storageclass.kubernetes.io/is-default-class") == "true" {
+			defaults++
+		}
+		if dig[string](class, "metadata", "labels", "app.kubernetes.io/component") != "storage-class" {
+			t.Errorf("%s can't be left out by its label", class.name())
+		}
+	}
+	wanted := []string{"vultr-block-storage", "vultr-block-storage-hdd", "vultr-block-storage-hdd-retain",
+		"vultr-block-storage-retain", "vultr-vfs-storage", "vultr-vfs-storage-retain"}
+	slices.Sort(names)
+	if !slices.Equal(names, wanted) || defaults != 1 {
+		t.Errorf("%v, of which %d for claims that name none", names, defaults)
+	}
+}
+
+func TestTheDriverObjectFitsTheClustersVersion(t *testing.T) {
+	field := "nodeAllocatableUpdatePeriodSeconds"
+	for version, there := range map[string]bool{"1.26.0": false, "1.34.9": false, "1.35.0": true, "1.36.3": true} {
+		spec := dig[map[string]any](render(t, "--kube-version="+version).get("CSIDriver", "block.csi.vultr.com"), "spec")
+		if (spec[field] != nil) != there {
+			t.Errorf("%s: %v", version, spec)
+		}
+		for name, value := range map[string]any{"attachRequired": true, "podInfoOnMount": false, "fsGroupPolicy": "File",
+			"seLinuxMount": true, "storageCapacity": false, "requiresRepublish": false} {
+			if spec[name] != value {
+				t.Errorf("%s: %s is %v", version, name, spec[name])
+			}
+		}
+	}
+	if dig[map[string]any](render(t, "csiDriver."+field+"=0").get("CSIDriver", "block.csi.vultr.com"), "spec")[field] != nil {
+		t.Error("0 does not turn it off")
+	}
+	crd := "--api-versions=snapshot.storage.k8s.io/v1/VolumeSnapshotClass"
+	for _, c := range []struct {
+		values []string
+		there  bool
+	}{
+		{nil, false},
+		{[]string{crd}, true},
+		{[]string{crd, `volumeSnapshotClass.create="never"`}, false},
+		{[]string{`volumeSnapshotClass.create="always"`}, true},
+	} {
+		if classes := render(t, c.values...).of("VolumeSnapshotClass"); (len(classes) == 1) != c.there {
+			t.Errorf("%v: %v", c.values, classes)
+		}
+	}
+}

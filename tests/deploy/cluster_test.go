@@ -1,0 +1,99 @@
+package deploy
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// cluster is as much of an API server as Helm asks before it renders: what kinds there are, and the classes.
+func cluster(t *testing.T, classes ...object) string {
+	answer := func(w http.ResponseWriter, status int, body any) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		if err := json.NewEncoder(w).Encode(body); err != nil {
+			t.Error(err)
+		}
+	}
+	kinds := func(version string, names ...string) object {
+		var resources []object
+		for _, name := range names {
+			resources = append(resources, object{"name": strings.ToLower(name) + "s", "singularName": strings.ToLower(name),
+				"kind": name, "namespaced": name != "StorageClass", "verbs": []string{"get", "list"}})
+		}
+		return object{"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		const inGroup = "/apis/storage.k8s.io/v1/storageclasss/"
+		switch path := r.URL.Path; {
+		case path == "/version":
+			answer(w, 200, object{"major": "1", "minor": "36", "gitVersion": "v1.36.3"})
+		case path == "/api":
+			answer(w, 200, object{"kind": "APIVersions", "versions": []string{"v1"}})
+		case path == "/apis":
+			version := object{"groupVersion": "storage.k8s.io/v1", "version": "v1"}
+			answer(w, 200, object{"kind": "APIGroupList", "apiVersion": "v1",
+				"groups": []object{{"name": "storage.k8s.io", "versions": []object{version}, "preferredVersion": version}}})
+		case path == "/api/v1":
+			answer(w, 200, kinds("v1", "Secret"))
+		case path == "/apis/storage.k8s.io/v1":
+			answer(w, 200, kinds("storage.k8s.io/v1", "StorageClass"))
+		case strings.HasPrefix(path, inGroup):
+			for _, class := range classes {
+				if class.name() == strings.TrimPrefix(path, inGroup) {
+					answer(w, 200, class)
+					return
+				}
+			}
+			fallthrough
+		default:
+			answer(w, 404, object{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404})
+		}
+	}))
+	t.Cleanup(server.Close)
+	config := filepath.Join(t.TempDir(), "config")
+	text := `{"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [{"name": "c", "cluster": {"server": "` +
+		server.URL + `"}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}], "users": [{"name": "u", "user": {}}]}`
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+func class(name string, annotations object) object {
+	return object{"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "block.csi.vultr.com",
+		"metadata": object{"name": name, "annotations": annotations}}
+}
+
+func TestClassesThatAreThereAreLeftAsTheyAre(t *testing.T) {
+	ours := object{"meta.helm.sh/release-name": "cloud-block-csi", "meta.helm.sh/release-namespace": "kube-system"}
+	another := object{"meta.helm.sh/release-name": "another", "meta.helm.sh/release-namespace": "kube-system"}
+	for _, c := range []struct {
+		there objects
+		left  []string
+	}{
+		{nil, nil},
+		// Vultr's own driver's
+		{objects{class("vultr-block-storage", nil), class("vultr-vfs-storage", object{})}, []string{"vultr-block-storage", "vultr-vfs-storage"}},
+		// An upgrade keeps what the release made: an object that isn't rendered any more is deleted.
+		{objects{class("vultr-block-storage", ours)}, nil},
+		{objects{class("vultr-block-storage", another)}, []string{"vultr-block-storage"}},
+	} {
+		config := cluster(t, c.there...)
+		out, err := run("template", "cloud-block-csi", chart, kubernetes, "--namespace", "kube-system", "--dry-run=server", "--kubeconfig", config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rendered := parse(t, out)
+		for _, name := range []string{"vultr-block-storage", "vultr-block-storage-retain", "vultr-vfs-storage"} {
+			if there := rendered.get("StorageClass", name) != nil; there == slices.Contains(c.left, name) {
+				t.Errorf("%v: %s is rendered: %v", c.there, name, there)
+			}
+		}
+	}
+}
