@@ -3,17 +3,19 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 FS_TYPE ?= xfs
 
-.PHONY: help demo test lint unit guest contract sanity build tools-demo tools-test
+.PHONY: help demo test lint unit guest contract sanity deploy image build tools-demo tools-test
 
 help:
 	@echo "make demo      watch a volume's whole life on a simulated cloud (root for loop devices and mounts)"
 	@echo "               FS_TYPE=xfs|ext4|btrfs chooses the file system"
-	@echo "make test      run every test: lint, unit, guest, contract, sanity (needs Go as well)"
+	@echo "make test      run every test (needs Go as well)"
 	@echo "make lint      format, lints with warnings as errors, dependencies"
 	@echo "make unit      unit tests, and integration tests on real disks"
 	@echo "make guest     the node's tests in a virtual machine, with what this kernel or its root may lack"
 	@echo "make contract  our proto against the official one; Vultr's Go client against the simulated cloud"
 	@echo "make sanity    csi-sanity against the driver on the simulated cloud"
+	@echo "make deploy    the Helm chart, the manifest rendered from it, alerts and guides"
+	@echo "make image     the image from its Dockerfile, without a registry, and what is in it"
 	@echo "make build     the driver, optimised: target/release/cloud-block-csi"
 
 demo: tools-demo
@@ -21,9 +23,9 @@ demo: tools-demo
 	@tests/root.sh $(TARGET)/debug/demo --fs-type $(FS_TYPE)
 
 test: tools-test
-	@tests/run.sh lint unit guest contract sanity
+	@tests/run.sh lint unit guest contract sanity deploy image
 
-lint unit guest contract sanity: tools-test
+lint unit guest contract sanity deploy image: tools-test
 	@tests/run.sh $@
 
 build:

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs the tests in sections, goes on after a failure, and ends with a summary:
-#     tests/run.sh [lint|unit|guest|contract|sanity]...
+#     tests/run.sh [lint|unit|guest|contract|sanity|deploy|image]...
 # The last line is "N passed, N failed, N skipped", added up from what the sections really printed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-[ $# -gt 0 ] || set -- lint unit guest contract sanity
+[ $# -gt 0 ] || set -- lint unit guest contract sanity deploy image
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 target=${CARGO_TARGET_DIR:-$PWD/target}
 logs=$target/test-logs
@@ -66,7 +66,7 @@ lint() {
 # One by one: to bash all after the first are arguments of that.
 shell_syntax() {
     local script
-    for script in tests/{tools,root,run}.sh tests/guest/{run.sh,init} .ci/run; do bash -n "$script" || return; done
+    for script in tests/{tools,root,run}.sh tests/guest/{run.sh,init} tests/kubernetes/image*.sh deploy/{render.sh,image/*.sh} .ci/run; do bash -n "$script" || return; done
 }
 
 unit() {
@@ -134,9 +134,25 @@ sanity() {
         tests/root.sh "$bins/sanity" --csi-sanity "$tool" --skips tests/sanity/skips.txt
 }
 
+# The chart, the manifest, and what is written beside them
+deploy() { section "chart, manifest and papers" count_go go_tests tests/deploy; }
+
+count_image() { awk '/^ok: / { p++ } /^FAILED: / { f++ } /^skipped: / { s++ } END { print p + 0, f + 0, s + 0 }' "$1"; }
+# The image from its Dockerfile, for this machine's architecture and for the other one. IMAGES=amd64 builds only that.
+image() {
+    local arch reason
+    for arch in ${IMAGES:-amd64 arm64}; do
+        if reason=$(tests/kubernetes/image.sh --arch "$arch" --possible); then
+            section "image, $arch" count_image tests/root.sh tests/kubernetes/image.sh --arch "$arch"
+        else
+            skip "image, $arch" "${reason##*$'\n'}"
+        fi
+    done
+}
+
 for part in "$@"; do
     case $part in
-        lint | unit | guest | contract | sanity) "$part" ;;
+        lint | unit | guest | contract | sanity | deploy | image) "$part" ;;
         *) echo "no such part: $part" >&2; exit 64 ;;
     esac
 done

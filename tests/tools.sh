@@ -26,7 +26,7 @@ if [ "$purpose" = test ]; then
         missing=1
         echo "rustfmt and clippy are needed: rustup component add rustfmt clippy" >&2
     fi
-    want_go=$(sed -n 's/^go //p' tests/contract/go.mod)
+    want_go=$(sed -n 's/^go //p' tests/deploy/go.mod)
     have_go=$( (go env GOVERSION 2>/dev/null || true) | sed 's/^go//; s/[ -].*//')
     if [ -z "$have_go" ] || ! at_least "$have_go" "$want_go"; then
         missing=1
@@ -72,6 +72,12 @@ qemu-system-x86_64 qemu-system-x86
 busybox busybox-static
 cpio cpio
 depmod kmod
+TABLE
+    # For the image, which is built without a registry.
+    missing_of packages <<'TABLE'
+buildah buildah
+debootstrap debootstrap
+qemu-aarch64-static qemu-user-static
 TABLE
 fi
 # What foreign disks are made with, for the table of disks that are refused. Where a release has one of them no more,

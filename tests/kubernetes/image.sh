@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Builds the driver's image from the Dockerfile as it is, without any image registry, and tries it:
-#     tests/kubernetes/image.sh [--arch amd64|arm64] [--binary DRIVER]
+#     tests/kubernetes/image.sh [--arch amd64|arm64] [--binary DRIVER] [--possible]
 # --binary puts a driver that was built already into it, which takes seconds. The archive, for `ctr -n k8s.io images import`
 # or `docker load`, is the last line printed. Exit code 69: it can't be done here, and the last line says why.
 # The base image is made of Debian's packages under its public name and kept in a cache; so is what cargo compiled.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-arch=amd64 binary=
+arch=amd64 binary='' only_asked=''
 while [ $# -gt 0 ]; do
     case $1 in
         --arch) arch=$2; shift 2 ;;
         --binary) binary=$2; shift 2 ;;
+        --possible) only_asked=1; shift ;;
         *) echo "no such option: $1" >&2; exit 64 ;;
     esac
 done
@@ -19,11 +20,13 @@ base=docker.io/library/rust:1-slim-bookworm
 limit_mb=40
 host=$(dpkg --print-architecture)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/cloud-block-csi
-mkdir -p "$cache/images" "$cache/buildah"
 cannot() { echo "$1"; exit 69; }
-[ "$(id -u)" = 0 ] || cannot "the image is built as root"
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 for tool in buildah debootstrap; do command -v "$tool" >/dev/null || cannot "there is no $tool"; done
 [ "$arch" = "$host" ] || [ "$host" = amd64 ] || cannot "an image for $arch is built on amd64 only"
+[ -z "$only_asked" ] || exit 0
+[ "$(id -u)" = 0 ] || { echo "the image is built as root" >&2; exit 1; }
+mkdir -p "$cache/images" "$cache/buildah"
 
 # Of its own, beside whatever else uses buildah on this machine; TMPDIR is where it keeps the caches of RUN --mount.
 cat >"$cache/policy.json" <<<'{"default": [{"type": "insecureAcceptAnything"}]}'
@@ -78,17 +81,20 @@ TEXT
 made_of=$( (declare -f make_base; echo "$driver") | sha256sum | cut -c 1-16)
 if ! b images --quiet --filter "label=made-of=$made_of" 2>/dev/null | grep -q .; then make_base "$made_of"; fi
 
-build=(build --signature-policy "$cache/policy.json" --pull-never --layers --platform "linux/$arch" --file Dockerfile)
+# Not by --platform, for which buildah would look for a base image of that architecture: the base runs here.
+build=(build --signature-policy "$cache/policy.json" --pull-never --layers --file Dockerfile
+    --build-arg "TARGETARCH=$arch" --build-arg "BUILDPLATFORM=linux/$host")
 if [ -n "$binary" ]; then
     b "${build[@]}" --target platform --tag platform .
-    container=$(b from --pull-never platform)
-    mounted=$container
-    b copy --chmod 755 "$container" "$binary" /usr/local/bin/cloud-block-csi
-    b commit --rm "$container" "$name"
-    mounted=
+    mounted=$(b from --pull-never platform)
+    b copy --chmod 755 "$mounted" "$binary" /usr/local/bin/cloud-block-csi
 else
-    b "${build[@]}" --tag "$name" .
+    b "${build[@]}" --tag built .
+    mounted=$(b from --pull-never built)
 fi
+b config --arch "$arch" "$mounted"
+b commit --rm "$mounted" "$name"
+mounted=
 
 archive=$cache/image-$arch.tar
 rm -f "$archive"
