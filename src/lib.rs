@@ -97,6 +97,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     if let Some(settings) = &config.node {
         node::forbid_core_dumps()
             .map_err(|error| RunError::Failed(format!("core dumps cannot be forbidden: {error}")))?;
+        let programs = node::check_programs().await.map_err(RunError::Configuration)?;
+        info!(programs, "all programs are there");
         let paths = Paths {
             device_dir: settings.device_dir.clone(),
             sysfs_dir: settings.sysfs_dir.clone(),

@@ -52,7 +52,7 @@ pub(crate) use self::luks::{PASSPHRASE, no_key};
 use self::{health::Refusals, lock::Lock, mountinfo::Mount, record::Records};
 pub use self::{
     health::{Ailment, Severity},
-    host::{Counts, Host, Linux, Paths, forbid_core_dumps},
+    host::{Counts, Host, Linux, Paths, check_programs, forbid_core_dumps},
     key::Key,
     stats::{Stats, Usage},
 };

@@ -126,7 +126,7 @@ impl Registration {
                 "no kubelet has asked: is --kubelet-registration-dir its plugins_registry, mounted from the host?"
             );
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Returns when a refusal has stood for `pause`. Kubelets of our day ask again by themselves; older ones do so only

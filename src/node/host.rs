@@ -6,6 +6,7 @@
 
 mod disk;
 mod linux;
+mod program;
 mod resolve;
 mod serial;
 mod tool;
@@ -23,7 +24,8 @@ pub use nix::{errno::Errno, mount::MsFlags as MountFlags};
 
 pub use self::{
     linux::{Linux, forbid_core_dumps},
-    tool::{Output, Tool},
+    program::{Tool, check_programs},
+    tool::Output,
 };
 use super::{key::Key, lock::Lock, mountinfo::Mount};
 use crate::{error::Error, volume::FsType};

@@ -16,6 +16,7 @@ mod memory;
 mod node;
 mod offers;
 mod orphans;
+mod programs;
 mod registration;
 mod restored;
 mod rooms;

@@ -1,4 +1,4 @@
-//! The programs that make, check and grow file systems: where they are, and how they are run.
+//! How the programs that make, check and grow file systems are run.
 //!
 //! A program may outlive the driver: nothing kills it, it has the volume's lock open, and its output goes to files
 //! without a name, since a pipe that nobody reads any more would end it in the middle of its work.
@@ -20,13 +20,11 @@ use command_fds::{CommandFdExt, FdMapping};
 use tokio::io::AsyncWriteExt;
 use tracing::{Instrument, debug, warn_span};
 
+use super::program::{self, DIRECTORIES, Tool};
 use crate::{
     error::Error,
     node::{key::Key, lock::Lock},
 };
-
-/// Where programs are looked for, and nowhere else.
-const DIRECTORIES: [&str; 6] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
 
 /// Where a program has the volume's lock: beyond its standard input and output.
 const LOCK_FD: i32 = 3;
@@ -42,77 +40,6 @@ static STARTING: Mutex<()> = Mutex::new(());
 /// open by one.
 pub(super) fn all_started() {
     drop(STARTING.lock().unwrap_or_else(PoisonError::into_inner));
-}
-
-/// A program that the node runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tool {
-    /// Names what a disk holds.
-    Blkid,
-    /// Makes a device read-only or writable again.
-    Blockdev,
-    /// Makes ext4.
-    MkfsExt4,
-    /// Makes xfs.
-    MkfsXfs,
-    /// Makes btrfs.
-    MkfsBtrfs,
-    /// Checks ext4.
-    E2fsck,
-    /// Grows ext4.
-    Resize2fs,
-    /// Grows xfs.
-    XfsGrowfs,
-    /// Grows btrfs.
-    Btrfs,
-    /// Makes, unlocks and locks encrypted disks.
-    Cryptsetup,
-    /// Tells a disk what its file system does not need.
-    Fstrim,
-}
-
-impl Tool {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::Blkid,
-        Self::Blockdev,
-        Self::MkfsExt4,
-        Self::MkfsXfs,
-        Self::MkfsBtrfs,
-        Self::E2fsck,
-        Self::Resize2fs,
-        Self::XfsGrowfs,
-        Self::Btrfs,
-        Self::Cryptsetup,
-        Self::Fstrim,
-    ];
-
-    /// The program's name.
-    pub fn program(self) -> &'static str {
-        match self {
-            Self::Blkid => "blkid",
-            Self::Blockdev => "blockdev",
-            Self::MkfsExt4 => "mkfs.ext4",
-            Self::MkfsXfs => "mkfs.xfs",
-            Self::MkfsBtrfs => "mkfs.btrfs",
-            Self::E2fsck => "e2fsck",
-            Self::Resize2fs => "resize2fs",
-            Self::XfsGrowfs => "xfs_growfs",
-            Self::Btrfs => "btrfs",
-            Self::Cryptsetup => "cryptsetup",
-            Self::Fstrim => "fstrim",
-        }
-    }
-
-    fn package(self) -> &'static str {
-        match self {
-            Self::Blkid | Self::Blockdev | Self::Fstrim => "util-linux",
-            Self::MkfsExt4 | Self::E2fsck | Self::Resize2fs => "e2fsprogs",
-            Self::MkfsXfs | Self::XfsGrowfs => "xfsprogs",
-            Self::MkfsBtrfs | Self::Btrfs => "btrfs-progs",
-            Self::Cryptsetup => "cryptsetup-bin",
-        }
-    }
 }
 
 /// How a program ended.
@@ -158,24 +85,9 @@ pub(super) struct Tools {
 }
 
 impl Tools {
-    /// Finds every program, so that a missing one shows when the driver starts and not when a volume needs it.
+    /// Finds every program.
     pub(super) fn find() -> Result<Self, Error> {
-        let mut programs = BTreeMap::new();
-        let mut missing = Vec::new();
-        for tool in Tool::ALL {
-            match DIRECTORIES.iter().map(|directory| Path::new(directory).join(tool.program())).find(|at| at.is_file())
-            {
-                Some(at) => {
-                    programs.insert(tool, at);
-                }
-                None => missing.push(format!("{} (Debian package {})", tool.program(), tool.package())),
-            }
-        }
-        if missing.is_empty() {
-            return Ok(Self { programs });
-        }
-        let places = DIRECTORIES.join(", ");
-        Err(Error::Precondition(format!("programs are missing from {places}: {}; install them", missing.join(", "))))
+        Ok(Self { programs: program::find()? })
     }
 
     /// Runs one to its end.
