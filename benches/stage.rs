@@ -16,6 +16,7 @@ use std::{
 
 use cloud_block_csi::{
     cloud::{Attachment, vultr::PROFILE},
+    metrics::Metrics,
     node::{Linux, Node, Paths, Stage},
     volume::{Access, Discard, FsType, Gib, IdForm, MkfsOptions, VolumeId},
 };
@@ -93,7 +94,8 @@ async fn main() -> Outcome<()> {
         state_dir: disk.path("state"),
         kubelet_dir: None,
     };
-    let node = Node::new(Arc::new(Linux::new(paths)?), &PROFILE, TaskTracker::new());
+    let node =
+        Node::new(Arc::new(Linux::new(paths, Metrics::default())?), &PROFILE, TaskTracker::new(), Metrics::default());
     let volume = VolumeId::parse(IdForm::Uuid, VOLUME).ok_or("no volume id")?;
     let stage = Stage {
         volume: volume.clone(),

@@ -49,6 +49,7 @@ use self::{
 use crate::{
     cloud::{Attachment, Cloud, CloudError, Share, Snapshot, Volume, VolumeType, queue::Queues},
     error::Error,
+    metrics::Metrics,
     operations::Operations,
     progress::{Part, Progress},
     volume::{Gib, NodeId, SnapshotId, VolumeId},
@@ -61,8 +62,8 @@ pub struct Setting {
     pub home: HomeRegion,
     /// Whom it works for.
     pub cluster: Cluster,
-    /// Where it notes what does not come about.
-    pub progress: Progress,
+    /// Where it notes what is under way, and what does not come about.
+    pub metrics: Metrics,
 }
 
 /// What an id names.
@@ -114,18 +115,18 @@ struct Inner {
 impl Controller {
     /// A controller of this cloud's volumes whose operations are tracked by `tasks`.
     pub fn new(cloud: Arc<dyn Cloud>, setting: Setting, tasks: TaskTracker) -> Self {
-        let Setting { home, cluster, progress } = setting;
+        let Setting { home, cluster, metrics } = setting;
         let inner = Arc::new(Inner {
             volumes: Things::new(Arc::clone(&cloud)),
             snapshots: Things::new(Arc::clone(&cloud)),
             shares: Things::new(Arc::clone(&cloud)),
             cloud,
             queues: Queues::default(),
-            operations: Operations::new(tasks),
+            operations: Operations::new(tasks, metrics.clone()),
             home,
             offers: Offers::default(),
             cluster,
-            progress,
+            progress: metrics.progress.clone(),
             sources: Sources::default(),
             begun: Instant::now(),
             doubts: Doubts::new(),

@@ -81,6 +81,8 @@ pub enum Error {
     /// A disk was not formatted or mounted because the proof that this is safe could not be had.
     #[error("disk {device} of volume {volume} is refused and was not touched: {found}; {remedy}")]
     DiskRefused {
+        /// Why, as it is counted.
+        why: Refusal,
         /// The volume's id.
         volume: String,
         /// The device node.
@@ -159,6 +161,44 @@ pub enum Error {
     /// A bug of ours: the operation's task panicked.
     #[error("the operation panicked; this is a bug in the driver: {0}")]
     Panicked(String),
+}
+
+/// Why a disk is refused: a closed set, for labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its size is not what the cloud says.
+    Size,
+    /// Something else on the node has it.
+    Busy,
+    /// Its node became another device's while it was looked at.
+    Swapped,
+    /// A part of it that has to be read cannot be.
+    Unreadable,
+    /// It holds something that is nothing known, or nobody said that it may be formatted.
+    NotBlank,
+    /// It holds something known that is not what the volume says.
+    Foreign,
+    /// It holds the start of a file system that is not this node's to finish.
+    HalfMade,
+}
+
+impl Refusal {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Size, Self::Busy, Self::Swapped, Self::Unreadable, Self::NotBlank, Self::Foreign, Self::HalfMade];
+
+    /// The label.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Size => "size",
+            Self::Busy => "busy",
+            Self::Swapped => "swapped",
+            Self::Unreadable => "unreadable",
+            Self::NotBlank => "not_blank",
+            Self::Foreign => "foreign",
+            Self::HalfMade => "half_made",
+        }
+    }
 }
 
 impl Error {

@@ -76,7 +76,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         let account = Account { api_url: settings.api_url.clone(), token, pace, metrics: metrics.clone() };
         let cloud = (config.profile.connect)(account).map_err(RunError::Failed)?;
         let home = HomeRegion::new(config.region.clone(), config.profile, config.metadata_url.clone());
-        let setting = Setting { home, cluster: settings.cluster.clone(), progress: metrics.progress.clone() };
+        let setting = Setting { home, cluster: settings.cluster.clone(), metrics: metrics.clone() };
         let controller = Controller::new(cloud, setting, tasks.clone());
         services.identity = services.identity.with_controller(controller.has_snapshots());
         let (starting, ready) = (controller.clone(), services.identity.clone());
@@ -106,8 +106,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             state_dir: settings.state_dir.clone(),
             kubelet_dir: settings.kubelet_dir.clone(),
         };
-        let host = Linux::new(paths).map_err(|error| RunError::Failed(error.to_string()))?;
-        let node = Arc::new(Node::new(Arc::new(host), config.profile, tasks.clone()));
+        let host = Linux::new(paths, metrics.clone()).map_err(|error| RunError::Failed(error.to_string()))?;
+        let node = Arc::new(Node::new(Arc::new(host), config.profile, tasks.clone(), metrics.clone()));
         let trimming = Arc::clone(&node);
         tokio::spawn(async move { trimming.trim().await });
         services.node = Some(rpc::NodeService::new(node, &config, settings, metrics.clone()));

@@ -9,23 +9,34 @@ use std::{
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
-use crate::{cloud::CloudError, progress::Progress};
+use crate::{
+    cloud::{CloudError, pace::Priority},
+    error::Refusal,
+    progress::Progress,
+    volume::FsType,
+};
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RpcLabels {
-    rpc: &'static str,
-    code: &'static str,
+macro_rules! labels {
+    ($name:ident { $($label:ident),+ }) => {
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+        struct $name { $($label: &'static str),+ }
+    };
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CloudLabels {
-    operation: &'static str,
-    outcome: &'static str,
-}
+labels!(BuildLabels { version });
+labels!(RpcLabels { rpc, code });
+labels!(CallLabels { rpc });
+labels!(OperationLabels { operation });
+labels!(CloudLabels { operation, outcome });
+labels!(WaitLabels { priority });
+labels!(RetryLabels { operation, reason });
+labels!(ToolLabels { tool, outcome });
+labels!(RefusalLabels { reason });
+labels!(FormatLabels { fs });
 
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -38,32 +49,100 @@ pub struct Metrics {
     pub progress: Progress,
     registry: Arc<Registry>,
     rpc: Durations<RpcLabels>,
+    calls: Family<CallLabels, Gauge>,
+    operations: Family<OperationLabels, Gauge>,
     cloud: Durations<CloudLabels>,
+    wait: Durations<WaitLabels>,
+    retries: Family<RetryLabels, Counter>,
+    tools: Durations<ToolLabels>,
+    refused: Family<RefusalLabels, Counter>,
+    formatted: Family<FormatLabels, Counter>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let rpc = Durations::new_with_constructor(histogram);
-        let cloud = Durations::new_with_constructor(histogram);
-        let weather = Weather::default();
-        let progress = Progress::default();
-        let mut registry = Registry::default();
-        registry.register("csi_rpc_seconds", "Duration of gRPC calls, by call and code", rpc.clone());
-        registry.register("csi_cloud_seconds", "Duration of requests to the cloud, by outcome", cloud.clone());
-        registry.register(
-            "csi_cloud_reachable",
-            "Whether the last request to the cloud was answered (1) or not (0)",
-            weather.reachable.clone(),
-        );
-        registry.register_collector(Box::new(progress.clone()));
-        Self { weather, progress, registry: Arc::new(registry), rpc, cloud }
+        let metrics = Self {
+            weather: Weather::default(),
+            progress: Progress::default(),
+            registry: Arc::default(),
+            rpc: Durations::new_with_constructor(histogram),
+            calls: Family::default(),
+            operations: Family::default(),
+            cloud: Durations::new_with_constructor(histogram),
+            wait: Durations::new_with_constructor(histogram),
+            retries: Family::default(),
+            tools: Durations::new_with_constructor(histogram),
+            refused: Family::default(),
+            formatted: Family::default(),
+        };
+        // What alerts count from is there from the start: an increase from nothing is none to Prometheus.
+        for priority in Priority::ALL {
+            drop(metrics.wait.get_or_create(&WaitLabels { priority: priority.word() }));
+        }
+        for reason in Refusal::ALL {
+            drop(metrics.refused.get_or_create(&RefusalLabels { reason: reason.word() }));
+        }
+        for fs in FsType::ALL {
+            drop(metrics.formatted.get_or_create(&FormatLabels { fs: fs.as_str() }));
+        }
+        Self { registry: Arc::new(metrics.registered()), ..metrics }
     }
 }
 
 impl Metrics {
+    /// The names, which `deploy/metrics.md` has as well.
+    fn registered(&self) -> Registry {
+        let mut registry = Registry::default();
+        let build = Family::<BuildLabels, Gauge>::default();
+        build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
+        registry.register("csi_build_info", "The driver's version; always 1", build);
+        registry.register("csi_rpc_seconds", "Duration of gRPC calls, by call and code", self.rpc.clone());
+        registry.register("csi_rpcs_in_flight", "gRPC calls that have not been answered", self.calls.clone());
+        registry.register(
+            "csi_operations_in_flight",
+            "Operations under way, which outlive the calls that started or joined them",
+            self.operations.clone(),
+        );
+        registry.register("csi_cloud_seconds", "Duration of requests to the cloud, by outcome", self.cloud.clone());
+        registry.register(
+            "csi_cloud_wait_seconds",
+            "How long requests to the cloud waited for their turn in the token bucket",
+            self.wait.clone(),
+        );
+        registry.register(
+            "csi_cloud_retries",
+            "Requests to the cloud that were sent again, by what came of the try before",
+            self.retries.clone(),
+        );
+        registry.register(
+            "csi_cloud_reachable",
+            "Whether the last request to the cloud was answered (1) or not (0)",
+            self.weather.reachable.clone(),
+        );
+        registry.register("csi_tool_seconds", "Duration of programs that the node ran", self.tools.clone());
+        registry.register(
+            "csi_disks_refused",
+            "Stages that refused a disk without touching it, every repeat included",
+            self.refused.clone(),
+        );
+        registry.register("csi_disks_formatted", "File systems made", self.formatted.clone());
+        registry.register_collector(Box::new(self.progress.clone()));
+        registry
+    }
+
     /// Counts a gRPC call.
     pub fn rpc(&self, rpc: &'static str, code: &'static str, took: Duration) {
         self.rpc.get_or_create(&RpcLabels { rpc, code }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a gRPC call for as long as it is in flight.
+    pub fn call(&self, rpc: &'static str) -> Counted {
+        Counted::new(&self.calls.get_or_create(&CallLabels { rpc }))
+    }
+
+    /// Counts an operation for as long as it is under way.
+    pub fn operation(&self, operation: &'static str) -> Counted {
+        Counted::new(&self.operations.get_or_create(&OperationLabels { operation }))
     }
 
     /// Counts a request to the cloud.
@@ -71,11 +150,53 @@ impl Metrics {
         self.cloud.get_or_create(&CloudLabels { operation, outcome }).observe(took.as_secs_f64());
     }
 
+    /// Counts the waiting of a request before it may go.
+    pub fn waited(&self, priority: Priority, took: Duration) {
+        self.wait.get_or_create(&WaitLabels { priority: priority.word() }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a request that is sent again.
+    pub fn retry(&self, operation: &'static str, reason: &'static str) {
+        self.retries.get_or_create(&RetryLabels { operation, reason }).inc();
+    }
+
+    /// Counts a run of a program.
+    pub fn tool(&self, program: &'static str, outcome: &'static str, took: Duration) {
+        self.tools.get_or_create(&ToolLabels { tool: program, outcome }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a disk that was refused.
+    pub fn refused(&self, why: Refusal) {
+        self.refused.get_or_create(&RefusalLabels { reason: why.word() }).inc();
+    }
+
+    /// Counts a file system that was made.
+    pub fn formatted(&self, fs: &'static str) {
+        self.formatted.get_or_create(&FormatLabels { fs }).inc();
+    }
+
     /// All metrics in the text format of `OpenMetrics`.
     pub fn text(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text
+    }
+}
+
+/// Something in flight, for as long as this lives.
+#[derive(Debug)]
+pub struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -121,6 +242,61 @@ impl Weather {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a scrape shows, as a table: kind and labels are read from what Prometheus would read.
+    fn table(text: &str) -> String {
+        let mut rows = Vec::new();
+        for part in text.split("# HELP ").skip(1) {
+            let (help, rest) = part.split_once('\n').unwrap();
+            let (name, meaning) = help.split_once(' ').unwrap();
+            let kind = rest.lines().next().unwrap().rsplit(' ').next().unwrap();
+            let mut labels: Vec<_> = rest
+                .lines()
+                .filter(|line| !line.starts_with('#'))
+                .flat_map(|line| line.split(['{', '}', ',']).filter_map(|pair| pair.split_once("=\"")))
+                .map(|(label, _)| label)
+                .filter(|label| *label != "le")
+                .collect();
+            labels.dedup();
+            labels.sort_unstable();
+            labels.dedup();
+            let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+            let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+            rows.push(format!("| `{name}` | {kind} | {labels} | {} |\n", meaning.trim_end_matches('.')));
+        }
+        rows.concat()
+    }
+
+    #[test]
+    fn dashboards_find_what_they_are_made_for() {
+        let metrics = Metrics::default();
+        let at_start = table(&metrics.text());
+        for name in ["csi_build_info", "csi_disks_refused_total", "csi_disks_formatted_total", "csi_cloud_wait_seconds"]
+        {
+            assert!(at_start.contains(name), "{name} is not there at the start:\n{at_start}");
+        }
+        let moment = Duration::from_millis(1);
+        metrics.rpc("NodeStageVolume", "OK", moment);
+        metrics.cloud("create_block", "ok", moment);
+        metrics.retry("create_block", "rate_limited");
+        metrics.tool("mkfs.ext4", "ok", moment);
+        drop((metrics.call("NodeStageVolume"), metrics.operation("node_stage")));
+        let documented: String = include_str!("../deploy/metrics.md")
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .fold(String::new(), |rows, line| rows + line + "\n");
+        let shown = table(&metrics.text());
+        assert_eq!(documented, shown, "deploy/metrics.md and the dashboards there have to follow:\n{shown}");
+    }
+
+    #[test]
+    fn what_is_in_flight_is_counted_for_as_long_as_it_is() {
+        let metrics = Metrics::default();
+        let counted = [metrics.operation("attach"), metrics.operation("attach")];
+        assert!(metrics.text().contains(r#"csi_operations_in_flight{operation="attach"} 2"#));
+        drop(counted);
+        assert!(metrics.text().contains(r#"csi_operations_in_flight{operation="attach"} 0"#));
+    }
 
     #[test]
     fn calls_and_weather_are_shown_without_ids() {

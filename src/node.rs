@@ -59,7 +59,8 @@ pub use self::{
 use crate::{
     cloud::{Attachment, Profile},
     error::Error,
-    operations::Operations,
+    metrics::Metrics,
+    operations::{Description, Operations},
     volume::{Access, Discard, MkfsOptions, VolumeId},
 };
 
@@ -128,6 +129,18 @@ enum NodeOperation {
     Expand(Expand),
 }
 
+impl Description for NodeOperation {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Stage(_) => "node_stage",
+            Self::Unstage(_) => "node_unstage",
+            Self::Publish(_) => "node_publish",
+            Self::Unpublish(_) => "node_unpublish",
+            Self::Expand(_) => "node_expand",
+        }
+    }
+}
+
 impl fmt::Display for NodeOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -175,6 +188,7 @@ struct Core {
     host: Arc<dyn Host>,
     profile: &'static Profile,
     records: Records,
+    metrics: Metrics,
     patience: Patience,
     /// Devices and mounts that have not answered yet, so that no second thread hangs on them.
     silent: Arc<Mutex<HashSet<PathBuf>>>,
@@ -191,22 +205,29 @@ pub struct Node {
 
 impl Node {
     /// The volumes of `host`, which are those of the cloud of `profile`; operations are tracked by `tasks`.
-    pub fn new(host: Arc<dyn Host>, profile: &'static Profile, tasks: TaskTracker) -> Self {
-        Self::with_patience(host, profile, tasks, Patience::default())
+    pub fn new(host: Arc<dyn Host>, profile: &'static Profile, tasks: TaskTracker, metrics: Metrics) -> Self {
+        Self::with_patience(host, profile, tasks, metrics, Patience::default())
     }
 
-    fn with_patience(host: Arc<dyn Host>, profile: &'static Profile, tasks: TaskTracker, patience: Patience) -> Self {
+    fn with_patience(
+        host: Arc<dyn Host>,
+        profile: &'static Profile,
+        tasks: TaskTracker,
+        metrics: Metrics,
+        patience: Patience,
+    ) -> Self {
         let records = Records::new(host.paths().state_dir.clone());
         let core = Core {
             host,
             profile,
             records,
+            metrics: metrics.clone(),
             patience,
             silent: Arc::default(),
             refusals: Refusals::default(),
             trimming: Mutex::default(),
         };
-        Self { core: Arc::new(core), operations: Operations::new(tasks) }
+        Self { core: Arc::new(core), operations: Operations::new(tasks, metrics) }
     }
 
     /// Mounts the volume's file system at its staging path, made first if the disk is blank; of a raw block volume
@@ -219,6 +240,9 @@ impl Node {
         let work = move |core: Arc<Core>, lock: Arc<Lock>| async move {
             let staged = core.stage(&request, deadline, &lock).await;
             core.refusals.note(&request.volume, staged.as_ref().err());
+            if let Err(Error::DiskRefused { why, .. }) = &staged {
+                core.metrics.refused(*why);
+            }
             staged
         };
         self.change(volume, operation, work).await

@@ -17,15 +17,20 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::error::Error;
+use crate::{error::Error, metrics::Metrics};
 
 type Outcome = Result<Arc<dyn Any + Send + Sync>, Error>;
 
+/// What an operation is, completely: two calls with equal descriptions are the same operation.
+pub trait Description: Clone + PartialEq + Display + Send + 'static {
+    /// What kind it is of: a closed set, for labels.
+    fn kind(&self) -> &'static str;
+}
+
 /// The operations in flight, by what they work on: a volume id, or a CSI name before there is an id.
-///
-/// `D` describes an operation completely: two calls with equal descriptions are the same operation.
 #[derive(Debug)]
 pub struct Operations<D> {
+    metrics: Metrics,
     in_flight: Arc<Mutex<HashMap<String, InFlight<D>>>>,
     tasks: TaskTracker,
 }
@@ -37,10 +42,10 @@ struct InFlight<D> {
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
-impl<D: Clone + PartialEq + Display + Send + 'static> Operations<D> {
+impl<D: Description> Operations<D> {
     /// An empty table whose operations are tracked by `tasks`; once that is closed nothing new starts.
-    pub fn new(tasks: TaskTracker) -> Self {
-        Self { in_flight: Arc::default(), tasks }
+    pub fn new(tasks: TaskTracker, metrics: Metrics) -> Self {
+        Self { metrics, in_flight: Arc::default(), tasks }
     }
 
     /// Runs `work` on `subject`, or joins the run in flight if its description equals `description`.
@@ -104,6 +109,7 @@ impl<D: Clone + PartialEq + Display + Send + 'static> Operations<D> {
             return Err(Error::ShuttingDown);
         }
         let (tell, outcome) = watch::channel(None);
+        let counted = self.metrics.operation(description.kind());
         in_flight.insert(subject.to_owned(), InFlight { description, outcome: outcome.clone() });
         let table = Arc::clone(&self.in_flight);
         let subject = subject.to_owned();
@@ -116,6 +122,7 @@ impl<D: Clone + PartialEq + Display + Send + 'static> Operations<D> {
                     Err(panicked) => Err(Error::Panicked(panicked.to_string())),
                 };
                 table.lock().unwrap_or_else(PoisonError::into_inner).remove(&subject);
+                drop(counted);
                 // Nobody may be listening any more; the work was done all the same.
                 tell.send_replace(Some(result));
             }
@@ -140,8 +147,14 @@ mod tests {
         }
     }
 
+    impl Description for &'static str {
+        fn kind(&self) -> &'static str {
+            self
+        }
+    }
+
     fn table() -> Arc<Operations<&'static str>> {
-        Arc::new(Operations::new(TaskTracker::new()))
+        Arc::new(Operations::new(TaskTracker::new(), Metrics::default()))
     }
 
     #[tokio::test(start_paused = true)]
@@ -200,7 +213,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_starts_after_the_table_is_closed() {
         let tasks = TaskTracker::new();
-        let operations = Operations::new(tasks.clone());
+        let operations = Operations::new(tasks.clone(), Metrics::default());
         tasks.close();
         let error = operations.run("a", "attach", async { Ok(()) }).await.unwrap_err();
         assert!(matches!(error, Error::ShuttingDown));

@@ -19,7 +19,10 @@ pub use controller::ControllerService;
 pub use identity::Identity;
 pub use node::NodeService;
 
-use crate::{error::Error, metrics::Metrics};
+use crate::{
+    error::Error,
+    metrics::{Counted, Metrics},
+};
 
 /// What a call is about, for its span.
 #[derive(Debug, Clone, Default)]
@@ -54,7 +57,7 @@ async fn answer<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<Response<T>, Status> {
     let span = warn_span!("rpc", method = rpc, volume = about.volume, node = about.node, code = field::Empty);
-    let mut count = Count { metrics, rpc, code: Code::Cancelled, began: Instant::now() };
+    let mut count = Count { metrics, rpc, code: Code::Cancelled, began: Instant::now(), _in_flight: metrics.call(rpc) };
     let result = tokio::spawn(work.instrument(span.clone())).await;
     let result = result.unwrap_or_else(|panicked| Err(Error::Panicked(panicked.to_string())));
     let code = result.as_ref().map_or_else(Error::code, |_| Code::Ok);
@@ -91,6 +94,7 @@ struct Count<'a> {
     rpc: &'static str,
     code: Code,
     began: Instant,
+    _in_flight: Counted,
 }
 
 impl Count<'_> {

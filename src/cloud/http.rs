@@ -113,7 +113,9 @@ impl Http {
     async fn send_until_answered(&self, call: &Call) -> Result<Vec<u8>, CloudError> {
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
+            let asked = Instant::now();
             self.pace.turn(call.priority).await;
+            self.metrics.waited(call.priority, asked.elapsed());
             let token = self.token.current();
             let started = Instant::now();
             let answer = self.send_once(call, token.expose_secret()).await;
@@ -141,6 +143,7 @@ impl Http {
                 return Err(failure.error);
             }
             warn!(operation = call.operation, error = %failure.error, "asking the cloud again");
+            self.metrics.retry(call.operation, label(&failure.error));
             if !limited {
                 // What one part of the API asks for is no matter of the others.
                 let asked = failure.retry_after.unwrap_or_default().min(LONGEST_WAIT);

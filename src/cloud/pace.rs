@@ -33,6 +33,25 @@ pub enum Priority {
     List,
 }
 
+impl Priority {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Detach, Self::Attach, Self::Expand, Self::Read, Self::Create, Self::Delete, Self::List];
+
+    /// The label.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Detach => "detach",
+            Self::Attach => "attach",
+            Self::Expand => "expand",
+            Self::Read => "read",
+            Self::Create => "create",
+            Self::Delete => "delete",
+            Self::List => "list",
+        }
+    }
+}
+
 /// A token bucket with an order.
 #[derive(Debug, Clone)]
 pub struct Pace {

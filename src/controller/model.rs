@@ -14,7 +14,7 @@ use crate::{
         Change, Cloud, CloudError, InstanceState, NewVolume, Origin, Page, Profile, Region, Volume, VolumeState,
         vultr::PROFILE,
     },
-    progress::Progress,
+    metrics::Metrics,
     volume::{Gib, IdForm, NodeId, VolumeId},
 };
 
@@ -66,7 +66,7 @@ impl Model {
     /// A controller process of this cloud.
     pub(super) fn controller(&self) -> Controller {
         let home = HomeRegion::new(Some("EWR".to_owned()), &PROFILE, String::new());
-        let setting = Setting { home, cluster: Cluster::default(), progress: Progress::default() };
+        let setting = Setting { home, cluster: Cluster::default(), metrics: Metrics::default() };
         Controller::new(Arc::new(self.clone()), setting, tokio_util::task::TaskTracker::new())
     }
 

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::Create;
-use crate::volume::{NodeId, VolumeId};
+use crate::{
+    operations::Description,
+    volume::{NodeId, VolumeId},
+};
 
 /// What can be under way for a volume, or for a name.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +18,20 @@ pub(super) enum Operation {
     Expand { required_bytes: u64, limit_bytes: u64 },
     Snapshot { source: VolumeId, regions: Vec<String> },
     Sweep,
+}
+
+impl Description for Operation {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Delete => "delete",
+            Self::Attach(_) => "attach",
+            Self::Detach(_) => "detach",
+            Self::Expand { .. } => "expand",
+            Self::Snapshot { .. } => "snapshot",
+            Self::Sweep => "sweep",
+        }
+    }
 }
 
 impl fmt::Display for Operation {

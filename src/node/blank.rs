@@ -10,7 +10,7 @@ use super::{
     format::refused,
     host::{Host, Open, OpenDisk},
 };
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -45,17 +45,18 @@ type Region = (u64, u64);
 /// # Errors
 /// [`Error::DiskRefused`] with what was found, and where; also if something could not be read.
 pub(crate) async fn prove(device: &Device, host: &dyn Host, least: Option<u64>) -> Result<(), Error> {
-    let refused = |found: String, remedy: &str| refused(device, found, remedy);
+    let refused = |why: Refusal, found: String, remedy: &str| refused(device, why, found, remedy);
     let size = device.size();
     if size == 0 || least.is_some_and(|least| size < least) {
         let found = format!("it has {size} bytes, the cloud says {}", least.unwrap_or_default());
-        return Err(refused(found, "detach the volume and attach it again"));
+        return Err(refused(Refusal::Size, found, "detach the volume and attach it again"));
     }
     let disk = host.open(device.node(), Open::Exclusive).await.map_err(|cause| {
-        refused(format!("it cannot be had exclusively: {cause}"), "find out what else on this node uses it")
+        let found = format!("it cannot be had exclusively: {cause}");
+        refused(Refusal::Busy, found, "find out what else on this node uses it")
     })?;
     if disk.number() != device.number() {
-        return Err(refused(format!("its node is device {} now", disk.number()), "repeat the call"));
+        return Err(refused(Refusal::Swapped, format!("its node is device {} now", disk.number()), "repeat the call"));
     }
     let scanned = tokio::task::spawn_blocking(move || first_trace(&disk, &regions(size)))
         .await
@@ -63,11 +64,13 @@ pub(crate) async fn prove(device: &Device, host: &dyn Host, least: Option<u64>) 
     match scanned {
         Ok(None) => Ok(()),
         Ok(Some(at)) => Err(refused(
+            Refusal::NotBlank,
             format!("it is not blank: a byte at offset {at}{} is not zero", place(at, size)),
             "it holds data of something that is not known here, or what is left of a file system; look at it, and if \
              nothing of it is needed make a new volume",
         )),
         Err((at, cause)) => Err(refused(
+            Refusal::Unreadable,
             format!("the {PROBE} bytes or more from offset {at} on cannot be read: {cause}"),
             "repeat the call; if it stays so, the disk is defective",
         )),

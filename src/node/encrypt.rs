@@ -16,7 +16,7 @@ use super::{
     luks,
     record::{Formatting, Luks},
 };
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 
 impl Core {
     /// The unlocked disk, which is made an encrypted one if it is blank and may be formatted. With `raw` there will be no
@@ -73,7 +73,7 @@ impl Core {
             }
             (found @ (Content::FileSystem { .. } | Content::Other(_)), _) => {
                 let remedy = "its PersistentVolume says that it is encrypted; data is never encrypted in its place";
-                return Err(refused(device, format!("it holds {found}"), remedy));
+                return Err(refused(device, Refusal::Foreign, format!("it holds {found}"), remedy));
             }
         }
         let open = self.unlock(device, key, wanted.discard, lock).await?;

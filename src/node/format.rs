@@ -30,7 +30,7 @@ use super::{
     record::{Formatting, Luks},
 };
 use crate::{
-    error::Error,
+    error::{Error, Refusal},
     volume::{FsType, Gib, MkfsOptions},
 };
 
@@ -72,7 +72,12 @@ impl Core {
                 Some(record) if record.uuid == uuid => self.redo(device, record, wanted, lock).await?,
                 _ => {
                     let found = format!("it holds {fs} whose mkfs was cut off, and not one of this node");
-                    return Err(refused(device, found, "format it by hand if nothing of it is needed"));
+                    return Err(refused(
+                        device,
+                        Refusal::HalfMade,
+                        found,
+                        "format it by hand if nothing of it is needed",
+                    ));
                 }
             },
             (Content::Nothing, Some(record)) => self.redo(device, record, wanted, lock).await?,
@@ -80,6 +85,7 @@ impl Core {
                 let found = "it was unlocked, and what is in it is nothing that is known here";
                 return Err(refused(
                     device,
+                    Refusal::NotBlank,
                     found.to_owned(),
                     "look at it; if nothing of it is needed make a new volume",
                 ));
@@ -91,7 +97,7 @@ impl Core {
             (found @ (Content::Luks { .. } | Content::Other(_)), _) => {
                 let remedy = "only ext4, xfs and btrfs are mounted, encrypted ones if the attribute `encrypted` of the \
                               PersistentVolume says so";
-                return Err(refused(device, format!("it holds {found}"), remedy));
+                return Err(refused(device, Refusal::Foreign, format!("it holds {found}"), remedy));
             }
         };
         match wanted.fs {
@@ -115,6 +121,7 @@ impl Core {
         if !wanted.blank {
             return Err(refused(
                 device,
+                Refusal::NotBlank,
                 "it holds nothing that is known here, and its volume was not made blank by this driver".to_owned(),
                 "if it is meant to be blank, set the attribute `format: if-blank` on its PersistentVolume",
             ));
@@ -124,7 +131,7 @@ impl Core {
         // Once more, now that the whole of where it looks is known to be readable.
         match filesystem::probe(host, device, lock).await? {
             Content::Nothing => {}
-            found => return Err(refused(device, format!("it holds {found}"), "repeat the call")),
+            found => return Err(refused(device, Refusal::Foreign, format!("it holds {found}"), "repeat the call")),
         }
         let fs = wanted.fs.unwrap_or_default();
         mkfs::try_on_paper(host, device, fs, wanted.mkfs_options.arguments(fs), lock).await?;
@@ -196,7 +203,12 @@ impl Core {
         let node = device.node();
         let disk = self.host.open(node, Open::Write).await.map_err(|cause| Error::io("open", node, cause))?;
         if disk.number() != device.number() {
-            return Err(refused(device, format!("its node is device {} now", disk.number()), "repeat the call"));
+            return Err(refused(
+                device,
+                Refusal::Swapped,
+                format!("its node is device {} now", disk.number()),
+                "repeat the call",
+            ));
         }
         on_disk(disk, "wipe", node, |disk| disk.write_zeroes(0, HEAD_BYTES).and_then(|()| disk.sync())).await
     }
@@ -212,6 +224,7 @@ impl Core {
         let options = wanted.mkfs_options.arguments(fs);
         mkfs::make(self.host.as_ref(), device, fs, &record.uuid, options, lock).await?;
         self.finish(device).await?;
+        self.metrics.formatted(fs.as_str());
         Ok(fs)
     }
 
@@ -226,7 +239,7 @@ impl Core {
             "a mkfs of {} was cut off on a disk of serial {} and {} bytes, and this one may hold something newer",
             record.fs, record.serial, record.size
         );
-        refused(device, found, &self.remove_record(device))
+        refused(device, Refusal::HalfMade, found, &self.remove_record(device))
     }
 
     fn remove_record(&self, device: &Device) -> String {
@@ -244,8 +257,9 @@ pub(super) async fn sync(device: &Device) -> Result<(), Error> {
 }
 
 /// The error of a device that is not touched, for what was found on it.
-pub(super) fn refused(device: &Device, found: String, remedy: &str) -> Error {
+pub(super) fn refused(device: &Device, why: Refusal, found: String, remedy: &str) -> Error {
     Error::DiskRefused {
+        why,
         volume: device.volume().to_string(),
         device: device.node().display().to_string(),
         found,

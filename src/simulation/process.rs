@@ -71,7 +71,7 @@ fn service(settings: &Settings, life: &Arc<Mortal>) -> (Controller, ControllerSe
     let cloud = Arc::new(Vultr::over(Arc::new(network), account));
     let home = HomeRegion::new(Some("EWR".to_owned()), &PROFILE, String::new());
     let cluster = Cluster::parse("sim").expect("a name");
-    let setting = Setting { home, cluster, progress: metrics.progress.clone() };
+    let setting = Setting { home, cluster, metrics: metrics.clone() };
     let controller = Controller::new(cloud, setting, TaskTracker::new());
     (controller.clone(), ControllerService::new(controller, &PROFILE, metrics))
 }

@@ -11,7 +11,6 @@ use cloud_block_csi::{
     },
     controller::{Cluster, Controller, HomeRegion, Setting},
     metrics::Metrics,
-    progress::Progress,
     volume::{Gib, IdForm, NodeId, VolumeId},
 };
 use futures_util::future::join_all;
@@ -99,7 +98,7 @@ async fn while_vfs_cannot_be_reached_an_unknown_id_is_not_gone() {
     account.cloud.control().add_fault(Fault::error(Operation::GetVfs, When::Before, 503, "down"));
     let Sim { cloud, vultr, dir: _dir } = account;
     let home = HomeRegion::new(Some("EWR".to_owned()), &PROFILE, String::new());
-    let setting = Setting { home, cluster: Cluster::default(), progress: Progress::default() };
+    let setting = Setting { home, cluster: Cluster::default(), metrics: Metrics::default() };
     let controller = Controller::new(Arc::new(vultr), setting, TaskTracker::new());
     assert_eq!(controller.delete(nobody()).await.unwrap_err().code(), Code::Unavailable);
     assert_eq!(controller.get(&nobody()).await.unwrap_err().code(), Code::Unavailable);

@@ -13,6 +13,7 @@ mod killed;
 mod killed_inside;
 mod many;
 mod memory;
+mod metrics;
 mod node;
 mod offers;
 mod orphans;

@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    metrics::Metrics,
     node::{
         key::Key,
         lock::Lock,
@@ -65,8 +66,8 @@ pub struct Linux {
 
 impl Linux {
     /// The machine, if it has all the programs that the node needs; makes the state directory.
-    pub fn new(paths: Paths) -> Result<Self, Error> {
-        let tools = Tools::find()?;
+    pub fn new(paths: Paths, metrics: Metrics) -> Result<Self, Error> {
+        let tools = Tools::find(metrics)?;
         fs::create_dir_all(&paths.state_dir).map_err(|cause| Error::io("make", &paths.state_dir, cause))?;
         let id = fs::read_to_string(BOOT_ID).map_err(|cause| Error::io("read", BOOT_ID, cause))?;
         let release = fs::read_to_string(KERNEL_RELEASE).map_err(|cause| Error::io("read", KERNEL_RELEASE, cause))?;

@@ -17,12 +17,13 @@ use std::{
 };
 
 use command_fds::{CommandFdExt, FdMapping};
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, time::Instant};
 use tracing::{Instrument, debug, warn_span};
 
 use super::program::{self, DIRECTORIES, Tool};
 use crate::{
     error::Error,
+    metrics::Metrics,
     node::{key::Key, lock::Lock},
 };
 
@@ -82,16 +83,38 @@ impl Output {
 #[derive(Debug)]
 pub(super) struct Tools {
     programs: BTreeMap<Tool, PathBuf>,
+    metrics: Metrics,
 }
 
 impl Tools {
     /// Finds every program.
-    pub(super) fn find() -> Result<Self, Error> {
-        Ok(Self { programs: program::find()? })
+    pub(super) fn find(metrics: Metrics) -> Result<Self, Error> {
+        Ok(Self { programs: program::find()?, metrics })
     }
 
     /// Runs one to its end.
     pub(super) async fn run(
+        &self,
+        tool: Tool,
+        arguments: &[&str],
+        key: Option<&Key>,
+        lock: &Lock,
+        state_dir: &Path,
+    ) -> Result<Output, Error> {
+        let began = Instant::now();
+        let ended = self.run_to_its_end(tool, arguments, key, lock, state_dir).await;
+        let outcome = match ended.as_ref().map(|output| output.code) {
+            Ok(Some(0)) => "ok",
+            // With some this is an answer: blkid finds nothing, e2fsck has mended something.
+            Ok(Some(_)) => "nonzero",
+            Ok(None) => "signal",
+            Err(_) => "not_run",
+        };
+        self.metrics.tool(tool.program(), outcome, began.elapsed());
+        ended
+    }
+
+    async fn run_to_its_end(
         &self,
         tool: Tool,
         arguments: &[&str],

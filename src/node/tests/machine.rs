@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     cloud::{Attachment, vultr::PROFILE},
     error::Error,
+    metrics::Metrics,
     node::{
         Expand, Key, Node, Patience, Publish, Stage,
         host::{
@@ -335,21 +336,21 @@ impl Drop for Machine {
 }
 
 fn start(root: &Path, ran: &Arc<Mutex<Vec<Tool>>>, mishap: &Arc<Mutex<Option<Mishap>>>, said: Said) -> Arc<Node> {
-    let linux = Linux::new(Paths {
+    let paths = Paths {
         device_dir: root.join("by-id"),
         sysfs_dir: root.join("sys"),
         dev_dir: "/dev".into(),
         state_dir: root.join("state"),
         kubelet_dir: said.kubelet_dir,
-    })
-    .unwrap();
+    };
+    let linux = Linux::new(paths, Metrics::default()).unwrap();
     let mut boot = linux.boot().clone();
     boot.id = said.boot.unwrap_or(boot.id);
     boot.kernel = said.kernel.unwrap_or(boot.kernel);
     let host = Watched { linux, boot, ran: Arc::clone(ran), mishap: Arc::clone(mishap) };
     let patience =
         Patience { arrival: Duration::from_millis(100), growth: Duration::from_millis(100), ..Patience::default() };
-    Arc::new(Node::with_patience(Arc::new(host), &PROFILE, TaskTracker::new(), patience))
+    Arc::new(Node::with_patience(Arc::new(host), &PROFILE, TaskTracker::new(), Metrics::default(), patience))
 }
 
 /// Whether this process may have real disks; if not, it is said.

@@ -178,6 +178,7 @@ impl Bed {
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("CSI_")) {
             command.env_remove(key);
         }
+        command.env("CSI_METRICS_ADDR", "127.0.0.1:0");
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         // A group of its own: Ctrl-C reaches this process, which then ends its children in order.
         command.process_group(0).kill_on_drop(true);

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     cloud::vultr::PROFILE,
+    metrics::Metrics,
     node::{
         Node, Patience,
         host::{Errno, MountFlags},
@@ -137,7 +138,13 @@ impl InMemory {
         };
         let patience =
             Patience { arrival: Duration::from_millis(400), growth: Duration::from_millis(400), ..Patience::default() };
-        let node = Arc::new(Node::with_patience(Arc::new(process), &PROFILE, TaskTracker::new(), patience));
+        let node = Arc::new(Node::with_patience(
+            Arc::new(process),
+            &PROFILE,
+            TaskTracker::new(),
+            Metrics::default(),
+            patience,
+        ));
         Running { node, life, before }
     }
 

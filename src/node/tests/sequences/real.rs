@@ -33,6 +33,7 @@ use super::{
 use crate::{
     cloud::vultr::PROFILE,
     error::Error,
+    metrics::Metrics,
     node::{
         Linux, Node, Paths, Patience,
         host::{DeviceNumber, Errno, Tool, errno},
@@ -125,7 +126,7 @@ impl Real {
         let (life, world) = (Life::new(), Arc::downgrade(&self.0));
         let of = world.clone();
         let process = Process {
-            host: Arc::new(Linux::new(paths).unwrap()),
+            host: Arc::new(Linux::new(paths, Metrics::default()).unwrap()),
             life: Arc::clone(&life),
             pace: None,
             lie: None,
@@ -142,7 +143,16 @@ impl Real {
         };
         let patience =
             Patience { arrival: Duration::from_millis(30), growth: Duration::from_millis(30), ..Patience::default() };
-        Running { node: Arc::new(Node::with_patience(Arc::new(process), &PROFILE, TaskTracker::new(), patience)), life }
+        Running {
+            node: Arc::new(Node::with_patience(
+                Arc::new(process),
+                &PROFILE,
+                TaskTracker::new(),
+                Metrics::default(),
+                patience,
+            )),
+            life,
+        }
     }
 
     fn mkfs_begins(&self, node: usize, device: &str) {

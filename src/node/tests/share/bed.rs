@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     cloud::{Attachment, vultr::PROFILE},
     error::Error,
+    metrics::Metrics,
     node::{
         Node, Publish, Stage,
         host::{MountCall, MountFlags},
@@ -69,7 +70,7 @@ pub(super) struct Bed {
 fn start(shared: &Shared, root: &Path) -> Arc<Node> {
     let (pace, changes) = (Pace::new(0), watch::Sender::new(()));
     let host = SimulatedHost::new(shared, 0, root, &Life::new(), &pace, &changes);
-    Arc::new(Node::new(Arc::new(host), &PROFILE, TaskTracker::new()))
+    Arc::new(Node::new(Arc::new(host), &PROFILE, TaskTracker::new(), Metrics::default()))
 }
 
 impl Bed {
