@@ -5,6 +5,7 @@
 //! cloud it is.
 
 mod failure;
+pub mod fence;
 pub mod http;
 pub mod kind;
 pub mod label;
@@ -89,6 +90,8 @@ pub struct Account {
     pub pace: pace::Pace,
     /// Where they are counted.
     pub metrics: Metrics,
+    /// Until when they may be made.
+    pub fence: fence::Fence,
 }
 
 /// What a node is told of a volume attached to it.

@@ -38,7 +38,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::{
-    cloud::{Account, pace::Pace, token::TokenFile},
+    cloud::{Account, fence::Fence, pace::Pace, token::TokenFile},
     config::Config,
     controller::{Controller, HomeRegion, Setting},
     metrics::Metrics,
@@ -73,7 +73,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     if let Some(settings) = &config.controller {
         let token = TokenFile::open(&settings.token_file).map_err(RunError::Configuration)?;
         let pace = Pace::new(settings.requests_per_second, config.profile.requests_per_second);
-        let account = Account { api_url: settings.api_url.clone(), token, pace, metrics: metrics.clone() };
+        let (api_url, fence) = (settings.api_url.clone(), Fence::default());
+        let account = Account { api_url, token, pace, metrics: metrics.clone(), fence };
         let cloud = (config.profile.connect)(account).map_err(RunError::Failed)?;
         let home = HomeRegion::new(config.region.clone(), config.profile, config.metadata_url.clone());
         let setting = Setting { home, cluster: settings.cluster.clone(), metrics: metrics.clone() };

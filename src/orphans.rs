@@ -16,6 +16,7 @@ use crate::{
     RunError,
     cloud::{
         Account, Cloud, CloudError, Profile, Share, Snapshot, SnapshotState, Volume,
+        fence::Fence,
         label::{Cluster, Label, Purpose},
         pace::Pace,
         token::TokenFile,
@@ -35,7 +36,8 @@ pub async fn report(config: OrphansConfig) -> Result<(), RunError> {
     let in_use = read_in_use(&in_use, profile).map_err(RunError::Configuration)?;
     let token = TokenFile::open(&account.token_file).map_err(RunError::Configuration)?;
     let pace = Pace::new(account.requests_per_second, profile.requests_per_second);
-    let api = Account { api_url: account.api_url, token, pace, metrics: Metrics::default() };
+    let (metrics, fence) = (Metrics::default(), Fence::default());
+    let api = Account { api_url: account.api_url, token, pace, metrics, fence };
     let cloud = (profile.connect)(api).map_err(RunError::Failed)?;
     let owner = Owner { prefix: format!("{volume_name_prefix}-"), cluster: account.cluster, in_use };
     let report = Report::of(&cloud, &owner)

@@ -1,4 +1,4 @@
-//! One HTTP call to a cloud: its turn in the token bucket, its token, its time-out, and what its answer means.
+//! One HTTP call to a cloud: its turn in the token bucket, its token, the fence, its time-out, and what its answer means.
 //!
 //! A read is tried a few times. A write is sent again only where it is certain that the first one had no effect:
 //! the request limit (429), a rotated token (401), a connection that never came about. Everything else that is not a
@@ -14,6 +14,7 @@ use tracing::{Instrument, debug, field, warn, warn_span};
 
 use super::{
     Account, CloudError,
+    fence::Fence,
     pace::{Pace, Priority},
     token::{self, TokenFile},
     transport::{Sockets, Transport},
@@ -76,6 +77,7 @@ pub struct Http {
     token: TokenFile,
     pace: Pace,
     metrics: Metrics,
+    fence: Fence,
     /// What a status other than 2xx means, by this cloud's own conventions.
     meaning: fn(StatusCode, &str) -> CloudError,
 }
@@ -92,8 +94,8 @@ impl Http {
 
     /// A client that reaches the account's API in a way of its own.
     pub fn over(transport: Arc<dyn Transport>, account: Account, meaning: fn(StatusCode, &str) -> CloudError) -> Self {
-        let Account { token, pace, metrics, .. } = account;
-        Self { transport, token, pace, metrics, meaning }
+        let Account { token, pace, metrics, fence, .. } = account;
+        Self { transport, token, pace, metrics, fence, meaning }
     }
 
     /// Sends a request and returns the body of its 2xx answer.
@@ -155,6 +157,10 @@ impl Http {
     }
 
     async fn send_once(&self, call: &Call, token: &str) -> Result<Vec<u8>, Failure> {
+        if !self.fence.is_open() {
+            let error = CloudError::Unknown("this process is no longer the one that may ask the cloud".to_owned());
+            return Err(Failure { error, retry_after: None, never_sent: true });
+        }
         let answer = self.transport.exchange(call, token).await.map_err(|lost| Failure {
             error: CloudError::Unknown(lost.reason),
             retry_after: None,
@@ -189,5 +195,48 @@ fn label(error: &CloudError) -> &'static str {
         CloudError::Unauthorized(_) => "unauthorized",
         CloudError::RateLimited => "rate_limited",
         CloudError::Unknown(_) => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::cloud::transport::{Answer, Lost};
+
+    /// Answers everything, and counts.
+    #[derive(Debug, Default)]
+    struct Counting(AtomicU32);
+
+    #[async_trait::async_trait]
+    impl Transport for Counting {
+        async fn exchange(&self, _: &Call, _: &str) -> Result<Answer, Lost> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(Answer { status: StatusCode::OK, retry_after: None, body: Vec::new() })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_goes_out_once_the_fence_is_closed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "token").unwrap();
+        let (transport, fence) = (Arc::new(Counting::default()), Fence::default());
+        let account = Account {
+            api_url: String::new(),
+            token: TokenFile::open(file.path()).unwrap(),
+            pace: Pace::new(20, 30),
+            metrics: Metrics::default(),
+            fence: fence.clone(),
+        };
+        let http = Http::over(transport.clone(), account, |_, _| unreachable!("all is answered with 200"));
+        let ask = async |method: Method| http.send(Call::new("test", Priority::Read, method, "/")).await;
+        ask(Method::POST).await.unwrap();
+        fence.close();
+        for method in [Method::GET, Method::POST] {
+            let refused = ask(method).await.unwrap_err();
+            assert!(refused.to_string().contains("no longer"), "{refused}");
+        }
+        assert_eq!(transport.0.load(Ordering::Relaxed), 1);
     }
 }

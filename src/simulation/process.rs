@@ -67,6 +67,7 @@ fn service(settings: &Settings, life: &Arc<Mortal>) -> (Controller, ControllerSe
         token: TokenFile::open(path).expect("the token file is there"),
         pace: Pace::new(settings.rate, PROFILE.requests_per_second),
         metrics: metrics.clone(),
+        fence: cloud::fence::Fence::default(),
     };
     let cloud = Arc::new(Vultr::over(Arc::new(network), account));
     let home = HomeRegion::new(Some("EWR".to_owned()), &PROFILE, String::new());

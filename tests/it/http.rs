@@ -5,6 +5,7 @@ use std::{fs, sync::Arc, time::Duration};
 use cloud_block_csi::{
     cloud::{
         Account, Cloud, CloudError, NewVolume,
+        fence::Fence,
         pace::Pace,
         token::TokenFile,
         vultr::{PROFILE, Vultr},
@@ -35,7 +36,8 @@ impl Sim {
         let token = TokenFile::open(&dir.path().join("token")).unwrap();
         let vultr = {
             let pace = Pace::new(rate, 30);
-            Vultr::new(Account { api_url: cloud.api_url(), token, pace, metrics: Metrics::default() }).unwrap()
+            let (metrics, fence) = (Metrics::default(), Fence::default());
+            Vultr::new(Account { api_url: cloud.api_url(), token, pace, metrics, fence }).unwrap()
         };
         Self { cloud, vultr, dir }
     }

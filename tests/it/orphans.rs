@@ -3,7 +3,7 @@
 use std::{fs, sync::Arc};
 
 use cloud_block_csi::{
-    cloud::{Account, Cloud, label::Cluster, pace::Pace, token::TokenFile, vultr::Vultr},
+    cloud::{Account, Cloud, fence::Fence, label::Cluster, pace::Pace, token::TokenFile, vultr::Vultr},
     metrics::Metrics,
     orphans::{Owner, Report},
 };
@@ -21,7 +21,8 @@ async fn only_what_the_cluster_made_and_nobody_has_is_told() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("token"), sim.token()).unwrap();
     let token = TokenFile::open(&dir.path().join("token")).unwrap();
-    let account = Account { api_url: sim.api_url(), token, pace: Pace::new(29, 30), metrics: Metrics::default() };
+    let (metrics, fence) = (Metrics::default(), Fence::default());
+    let account = Account { api_url: sim.api_url(), token, pace: Pace::new(29, 30), metrics, fence };
     let cloud: Arc<dyn Cloud> = Arc::new(Vultr::new(account).unwrap());
     let (control, instance) = (sim.control(), sim.instances()[0].id.clone());
 
