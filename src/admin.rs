@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tracing::{info, warn};
 
 use crate::{RunError, metrics::Metrics, registration::Registration, rpc::Identity};
 
-/// Serves on `address` in a task of its own.
+/// Serves on `address` in a task of its own. `standing` is what the start waits for.
 ///
 /// # Errors
 /// If the address cannot be had.
@@ -16,22 +16,27 @@ pub async fn serve(
     address: SocketAddr,
     metrics: Metrics,
     identity: Identity,
+    standing: watch::Receiver<String>,
     registration: Option<Registration>,
 ) -> Result<JoinHandle<()>, RunError> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| RunError::Failed(format!("--metrics-addr {address}: {error}")))?;
-    // The port is the system's choice if it was given as 0.
-    let address = listener.local_addr().unwrap_or(address);
+    let failed = |error| RunError::Failed(format!("--metrics-addr {address}: {error}"));
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    // Port 0 is any that is free.
+    let address = listener.local_addr().map_err(failed)?;
     info!(%address, "metrics and health");
     Ok(tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router(metrics, identity, registration)).await {
+        if let Err(error) = axum::serve(listener, router(metrics, identity, standing, registration)).await {
             warn!(%error, "the metrics endpoint has ended");
         }
     }))
 }
 
-fn router(metrics: Metrics, identity: Identity, registration: Option<Registration>) -> Router {
+fn router(
+    metrics: Metrics,
+    identity: Identity,
+    standing: watch::Receiver<String>,
+    registration: Option<Registration>,
+) -> Router {
     let weather = metrics.weather.clone();
     Router::new()
         .route(
@@ -41,13 +46,13 @@ fn router(metrics: Metrics, identity: Identity, registration: Option<Registratio
                 ([("content-type", kind)], metrics.text()).into_response()
             }),
         )
-        // The process answers: there is nothing that a restart would mend.
+        // The process answers: there is nothing that a restart would mend. Whoever waits for a lease is alive and well.
         .route("/healthz", get(|| async { "ok\n" }))
         .route(
             "/readyz",
             get(move || async move {
                 if !identity.has_started() {
-                    return (StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned());
+                    return (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", *standing.borrow()));
                 }
                 let unregistered = registration.as_ref().and_then(Registration::trouble);
                 match unregistered.or_else(|| weather.trouble()) {

@@ -8,13 +8,17 @@ use std::{
     io::IsTerminal,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Parser, ValueEnum};
 
 use self::{
-    check::{Mistakes, base_url, given, is_driver_name, registration_socket, socket_path},
-    flags::{AccountFlags, Cli, NodeFlags, OrphansFlags, Service},
+    check::{
+        Mistakes, OBJECT_NAME, base_url, given, is_driver_name, is_object_name, is_taint_key, registration_socket,
+        socket_path,
+    },
+    flags::{AccountFlags, Cli, NodeFlags, OrphansFlags, PreStopFlags, Service},
 };
 use crate::{
     cloud::{PROFILES, Profile, label::Cluster},
@@ -30,6 +34,9 @@ pub enum LogFormat {
     Text,
 }
 
+/// The least grace period of a pod with which its hook has any time of its own.
+const SHORTEST_GRACE: Duration = Duration::from_secs(10);
+
 /// What the process is to do.
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -37,6 +44,19 @@ pub enum Command {
     Serve(Box<Config>),
     /// Report, and end.
     Orphans(OrphansConfig),
+    /// Wait for a drain, and end.
+    PreStop(PreStopConfig),
+}
+
+/// What the hook before the end of a node's pod needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreStopConfig {
+    /// The name of the Node.
+    pub node_name: String,
+    /// The name of the driver.
+    pub driver_name: String,
+    /// The pod's grace period.
+    pub grace: Duration,
 }
 
 /// What the report of orphans needs.
@@ -71,6 +91,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is logged.
     pub log_level: String,
+    /// The lease that the controller has to hold before it serves.
+    pub lease: Option<String>,
     /// Set where the Controller service is served.
     pub controller: Option<ControllerConfig>,
     /// Set where the Node service is served.
@@ -88,6 +110,15 @@ pub struct ControllerConfig {
     pub requests_per_second: u32,
     /// The cluster's name.
     pub cluster: Cluster,
+}
+
+/// A taint that the driver takes off its own Node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaintConfig {
+    /// The name of the Node.
+    pub node_name: String,
+    /// The key of the taint.
+    pub key: String,
 }
 
 /// What only the node needs.
@@ -109,6 +140,8 @@ pub struct NodeConfig {
     pub reserved_volumes: u32,
     /// A ceiling on the volumes.
     pub max_volumes_per_node: Option<u32>,
+    /// The taint to take off, if there is one.
+    pub startup_taint: Option<TaintConfig>,
 }
 
 impl Config {
@@ -127,11 +160,17 @@ impl fmt::Display for Config {
             let rate = controller.requests_per_second;
             write!(f, " api={} rate={rate}/s token_file={}", controller.api_url, controller.token_file.display())?;
         }
+        if let Some(lease) = &self.lease {
+            write!(f, " lease={lease}")?;
+        }
         if let Some(node) = &self.node {
             let (devices, sysfs) = (node.device_dir.display(), node.sysfs_dir.display());
             write!(f, " devices={devices} sysfs={sysfs} state={}", node.state_dir.display())?;
             if let Some(dir) = &node.kubelet_registration_dir {
                 write!(f, " registration={}", dir.display())?;
+            }
+            if let Some(TaintConfig { node_name, key }) = &node.startup_taint {
+                write!(f, " node={node_name} startup_taint={key}")?;
             }
         }
         Ok(())
@@ -148,20 +187,17 @@ pub fn parse() -> Result<Command, String> {
 }
 
 fn resolve(service: Service) -> Result<Command, String> {
-    let (common, account, node) = match service {
+    let (common, account, lease, node) = match service {
         Service::Orphans { account, orphans } => return resolve_orphans(account, orphans).map(Command::Orphans),
-        Service::Controller { common, account } => (common, Some(account), None),
-        Service::Node { common, node } => (common, None, Some(node)),
-        Service::All { common, account, node } => (common, Some(account), Some(node)),
+        Service::PreStop(flags) => return resolve_pre_stop(flags).map(Command::PreStop),
+        Service::Controller { common, account, lease } => (common, Some(account), lease.lease, None),
+        Service::Node { common, node } => (common, None, None, Some(node)),
+        Service::All { common, account, node } => (common, Some(account), None, Some(node)),
     };
     let mut mistakes = Mistakes(Vec::new());
     let profile = profile_named(&common.cloud, &mut mistakes);
     let endpoint = mistakes.unless(socket_path(&common.endpoint)).unwrap_or_default();
-    let driver_name = given(common.driver_name).unwrap_or_else(|| profile.driver_name.to_owned());
-    if !is_driver_name(&driver_name) {
-        let rule = "letters, digits, dots and dashes, 63 at most, beginning and ending with a letter or digit";
-        mistakes.add("--driver-name", &format!("'{driver_name}' is not a CSI driver name ({rule})"));
-    }
+    let driver_name = driver_name(common.driver_name, profile, &mut mistakes);
     mistakes.unless(base_url("--metadata-url", &common.metadata_url));
     let region = given(common.region).map(|region| region.to_ascii_uppercase());
     if region.as_ref().is_some_and(|region| region.is_empty() || !region.bytes().all(|b| b.is_ascii_alphanumeric())) {
@@ -175,6 +211,10 @@ fn resolve(service: Service) -> Result<Command, String> {
     let log_format = common
         .log_format
         .unwrap_or_else(|| if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
+    let lease = given(lease);
+    if let Some(name) = lease.as_ref().filter(|name| !is_object_name(name)) {
+        mistakes.add("--lease", &format!("'{name}' is not a name of a Kubernetes object ({OBJECT_NAME})"));
+    }
     let controller = account.map(|flags| flags.resolve(profile, &mut mistakes));
     let node = node.map(|flags| flags.resolve(profile, &endpoint, &driver_name, &mut mistakes));
     if !mistakes.0.is_empty() {
@@ -189,6 +229,7 @@ fn resolve(service: Service) -> Result<Command, String> {
         metrics_addr,
         log_format,
         log_level: common.log_level,
+        lease,
         controller,
         node,
     })))
@@ -202,6 +243,42 @@ fn profile_named(name: &str, mistakes: &mut Mistakes) -> &'static Profile {
         mistakes.add("--cloud", &format!("'{name}' is not known; the clouds are: {}", names.join(", ")));
         PROFILES[0]
     })
+}
+
+/// The driver's name.
+fn driver_name(name: Option<String>, profile: &Profile, mistakes: &mut Mistakes) -> String {
+    let name = given(name).unwrap_or_else(|| profile.driver_name.to_owned());
+    if !is_driver_name(&name) {
+        let rule = "letters, digits, dots and dashes, 63 at most, beginning and ending with a letter or digit";
+        mistakes.add("--driver-name", &format!("'{name}' is not a CSI driver name ({rule})"));
+    }
+    name
+}
+
+/// The name of the machine's Node.
+fn node_name(name: Option<String>, wanted_by: &str, mistakes: &mut Mistakes) -> String {
+    let name = given(name).unwrap_or_default();
+    if name.is_empty() {
+        mistakes.add("--node-name", &format!("{wanted_by} needs the name of this machine's Node"));
+    } else if !is_object_name(&name) {
+        mistakes.add("--node-name", &format!("'{name}' is not a name of a Kubernetes object ({OBJECT_NAME})"));
+    }
+    name
+}
+
+fn resolve_pre_stop(flags: PreStopFlags) -> Result<PreStopConfig, String> {
+    let mut mistakes = Mistakes(Vec::new());
+    let profile = profile_named(&flags.cloud, &mut mistakes);
+    let driver_name = driver_name(flags.driver_name, profile, &mut mistakes);
+    let node_name = node_name(flags.node_name, "pre-stop", &mut mistakes);
+    let grace = Duration::from_secs(flags.grace.into());
+    if grace < SHORTEST_GRACE {
+        mistakes.add("--grace", &format!("give the pod's grace period, {} s or more", SHORTEST_GRACE.as_secs()));
+    }
+    if !mistakes.0.is_empty() {
+        return Err(mistakes.0.join("\n"));
+    }
+    Ok(PreStopConfig { node_name, driver_name, grace })
 }
 
 fn resolve_orphans(account: AccountFlags, flags: OrphansFlags) -> Result<OrphansConfig, String> {
@@ -265,6 +342,13 @@ impl NodeFlags {
         if let Some(dir) = &registration_dir {
             mistakes.unless(registration_socket(dir, driver_name));
         }
+        let startup_taint = given(self.startup_taint).map(|key| {
+            if !is_taint_key(&key) {
+                let rule = "as in example.com/agent-not-ready";
+                mistakes.add("--startup-taint", &format!("'{key}' is not a key of a taint, {rule}"));
+            }
+            TaintConfig { node_name: node_name(self.node_name, "--startup-taint", mistakes), key }
+        });
         let beside = endpoint.parent().unwrap_or(Path::new("/")).join("state");
         NodeConfig {
             node_id,
@@ -275,6 +359,7 @@ impl NodeFlags {
             kubelet_registration_dir: registration_dir,
             reserved_volumes: self.reserved_volumes,
             max_volumes_per_node: self.max_volumes_per_node,
+            startup_taint,
         }
     }
 }
@@ -287,7 +372,7 @@ mod tests {
         let line = ["cloud-block-csi"].iter().chain(arguments);
         match resolve(Cli::try_parse_from(line).map_err(|error| error.to_string())?.service)? {
             Command::Serve(config) => Ok(*config),
-            Command::Orphans(_) => panic!("that serves nothing"),
+            Command::Orphans(_) | Command::PreStop(_) => panic!("that serves nothing"),
         }
     }
 
@@ -314,6 +399,41 @@ mod tests {
         assert_eq!(node.state_dir, Path::new("/csi/state"));
         assert_eq!(node.device_dir, Path::new("/dev/disk/by-id"));
         assert!(config.controller.is_none());
+    }
+
+    #[test]
+    fn kubernetes_is_spoken_to_only_where_a_flag_asks_for_it() {
+        let controller = |flags: &[&str]| {
+            config(&[&["controller", "--token-file=/token"], flags].concat()).map(|config| config.lease)
+        };
+        assert_eq!(controller(&[]).unwrap(), None);
+        assert_eq!(controller(&["--lease="]).unwrap(), None);
+        assert_eq!(controller(&["--lease=cloud-block-csi"]).unwrap().as_deref(), Some("cloud-block-csi"));
+        assert!(controller(&["--lease=../nodes"]).unwrap_err().starts_with("--lease"));
+
+        let node =
+            |flags: &[&str]| config(&[&["node"], flags].concat()).map(|config| config.node.unwrap().startup_taint);
+        assert_eq!(node(&["--node-name=one"]).unwrap(), None);
+        let taint = node(&["--node-name=one", "--startup-taint=example.com/agent-not-ready"]).unwrap().unwrap();
+        assert_eq!((taint.node_name.as_str(), taint.key.as_str()), ("one", "example.com/agent-not-ready"));
+        assert!(node(&["--startup-taint=not-ready"]).unwrap_err().starts_with("--node-name"));
+        assert!(node(&["--startup-taint=a b", "--node-name=one"]).unwrap_err().starts_with("--startup-taint"));
+    }
+
+    #[test]
+    fn the_hook_needs_its_node_and_a_grace_period_with_time_in_it() {
+        let hook = |flags: &[&str]| {
+            let line = ["cloud-block-csi", "pre-stop"].iter().chain(flags);
+            match resolve(Cli::try_parse_from(line).unwrap().service)? {
+                Command::PreStop(config) => Ok(config),
+                other => panic!("{other:?}"),
+            }
+        };
+        let PreStopConfig { node_name, driver_name, grace } = hook(&["--node-name=one", "--grace=120"]).unwrap();
+        assert_eq!((node_name.as_str(), driver_name.as_str()), ("one", "block.csi.vultr.com"));
+        assert_eq!(grace, Duration::from_secs(120));
+        let mistakes: String = hook(&["--grace=9"]).unwrap_err();
+        assert!(mistakes.contains("--node-name") && mistakes.contains("--grace"), "{mistakes}");
     }
 
     #[test]

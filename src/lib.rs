@@ -7,6 +7,7 @@
 //! - [`server`] the gRPC socket and its drain; [`registration`] tells the kubelet of it; `socket` how sockets are taken
 //!   and left; [`admin`] `/metrics`, `/healthz` and `/readyz`
 //! - [`telemetry`] and [`metrics`] what operators see
+//! - [`kubernetes`] the API server, where a flag asks for it: the lease of the active controller, the start-up taint, drains
 //! - [`rpc`] protobuf in, protobuf out: the only place that knows [`csi`]
 //! - [`operations`] what is in flight: started once, joined by repeats; [`progress`] what does not come about
 //! - [`controller`] decides what to ask of the cloud
@@ -20,6 +21,7 @@ pub mod config;
 pub mod controller;
 pub mod csi;
 pub mod error;
+pub mod kubernetes;
 pub mod metrics;
 pub mod node;
 pub mod operations;
@@ -34,13 +36,18 @@ pub mod volume;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio_util::task::TaskTracker;
+use tokio::sync::watch;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
     cloud::{Account, fence::Fence, pace::Pace, token::TokenFile},
-    config::Config,
+    config::{Config, ControllerConfig, NodeConfig, TaintConfig},
     controller::{Controller, HomeRegion, Setting},
+    kubernetes::{
+        lease::{Held, Lease},
+        taint::StartupTaint,
+    },
     metrics::Metrics,
     node::{Linux, Node, Paths},
     registration::Registration,
@@ -62,68 +69,146 @@ pub enum RunError {
 
 /// Serves what `config` asks for until `shutdown` comes, then ends what is in flight and returns.
 ///
+/// Where it needs a lease, it serves nothing but its health until it has it; when it loses it, it returns at once, and
+/// nothing more goes out to the cloud.
+///
 /// # Errors
 /// What keeps it from starting, or from ending in order.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     info!(%config, "starting");
+    let mut shutdown = std::pin::pin!(shutdown);
     let metrics = Metrics::default();
     let tasks = TaskTracker::new();
     let mut services =
         server::Services { identity: rpc::Identity::new(config.driver_name.clone()), controller: None, node: None };
-    if let Some(settings) = &config.controller {
-        let token = TokenFile::open(&settings.token_file).map_err(RunError::Configuration)?;
+    // What the operator has to change is told before anything is waited for.
+    let open = |settings: &ControllerConfig| TokenFile::open(&settings.token_file).map_err(RunError::Configuration);
+    let token = config.controller.as_ref().map(open).transpose()?;
+    let (standing, stands) = watch::channel("starting".to_owned());
+    let folder = config.node.as_ref().and_then(|node| node.kubelet_registration_dir.as_deref());
+    let registration = folder.map(|folder| Registration::new(folder, &config.driver_name, &config.endpoint));
+    let _admin = match config.metrics_addr {
+        Some(address) => {
+            let (metrics, identity) = (metrics.clone(), services.identity.clone());
+            let served = admin::serve(address, metrics, identity, stands, registration.clone()).await?;
+            Some(AbortOnDropHandle::new(served))
+        }
+        None => None,
+    };
+    let fence = Fence::default();
+    let mut lease = None;
+    if let Some(name) = &config.lease {
+        let wanted = wanted_lease(name.clone(), fence.clone()).await?;
+        tokio::select! {
+            biased;
+            () = &mut shutdown => return Ok(()),
+            held = wanted.acquire(&standing) => lease = Some(held),
+        }
+        standing.send_replace("starting".to_owned());
+    }
+    if let (Some(settings), Some(token)) = (&config.controller, token) {
         let pace = Pace::new(settings.requests_per_second, config.profile.requests_per_second);
-        let (api_url, fence) = (settings.api_url.clone(), Fence::default());
+        let api_url = settings.api_url.clone();
         let account = Account { api_url, token, pace, metrics: metrics.clone(), fence };
-        let cloud = (config.profile.connect)(account).map_err(RunError::Failed)?;
-        let home = HomeRegion::new(config.region.clone(), config.profile, config.metadata_url.clone());
-        let setting = Setting { home, cluster: settings.cluster.clone(), metrics: metrics.clone() };
-        let controller = Controller::new(cloud, setting, tasks.clone());
-        services.identity = services.identity.with_controller(controller.has_snapshots());
-        let (starting, ready) = (controller.clone(), services.identity.clone());
-        // The start is complete when the account has been asked for once; what the cloud answered is no matter of life.
-        tokio::spawn(async move {
-            // Nor does a silent cloud keep the start from ending: a liveness probe would only restart us into the same.
-            if tokio::time::timeout(START, starting.start()).await.is_err() {
-                warn!("the account is not listed yet; the first create does it");
-            }
-            ready.started();
-        });
-        let cleaning = controller.clone();
-        tokio::spawn(async move { cleaning.keep_clean().await });
-        services.controller = Some(rpc::ControllerService::new(controller, config.profile, metrics.clone()));
+        serve_controller(&mut services, &config, settings, account, &tasks)?;
     } else {
         services.identity.started();
     }
     if let Some(settings) = &config.node {
-        node::forbid_core_dumps()
-            .map_err(|error| RunError::Failed(format!("core dumps cannot be forbidden: {error}")))?;
-        let programs = node::check_programs().await.map_err(RunError::Configuration)?;
-        info!(programs, "all programs are there");
-        let paths = Paths {
-            device_dir: settings.device_dir.clone(),
-            sysfs_dir: settings.sysfs_dir.clone(),
-            dev_dir: "/dev".into(),
-            state_dir: settings.state_dir.clone(),
-            kubelet_dir: settings.kubelet_dir.clone(),
-        };
-        let host = Linux::new(paths, metrics.clone()).map_err(|error| RunError::Failed(error.to_string()))?;
-        let node = Arc::new(Node::new(Arc::new(host), config.profile, tasks.clone(), metrics.clone()));
-        let trimming = Arc::clone(&node);
-        tokio::spawn(async move { trimming.trim().await });
-        services.node = Some(rpc::NodeService::new(node, &config, settings, metrics.clone()));
+        serve_node(&mut services, &config, settings, &metrics, &tasks).await?;
     }
-    let folder = config.node.as_ref().and_then(|node| node.kubelet_registration_dir.as_deref());
-    let registration = folder.map(|folder| Registration::new(folder, &config.driver_name, &config.endpoint));
-    let admin = match config.metrics_addr {
-        Some(address) => Some(admin::serve(address, metrics, services.identity.clone(), registration.clone()).await?),
-        None => None,
+    let serving = server::serve(&config.endpoint, services, registration.as_ref(), &tasks, shutdown);
+    match lease {
+        None => serving.await,
+        Some(lease) => serve_while(lease, serving).await,
+    }
+}
+
+/// The lease `name`, not yet held.
+async fn wanted_lease(name: String, fence: Fence) -> Result<Lease, RunError> {
+    let client = kubernetes::connect().await;
+    let client = client.map_err(|error| RunError::Configuration(format!("--lease: {error}")))?;
+    let me = kubernetes::lease::identity()
+        .map_err(|error| RunError::Failed(format!("the name of this host cannot be read: {error}")))?;
+    Ok(Lease::new(client, name, me, fence))
+}
+
+/// Serves for as long as the lease is held; gives it back if all has ended in order by then.
+async fn serve_while(mut lease: Held, serving: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
+    tokio::select! {
+        biased;
+        lost = lease.keep() => Err(RunError::Failed(format!("{lost}; ending at once"))),
+        served = serving => {
+            // Where operations are still in flight, whoever takes over has to wait until the lease runs out.
+            if served.is_ok() {
+                lease.release().await;
+            }
+            served
+        }
+    }
+}
+
+fn serve_controller(
+    services: &mut server::Services,
+    config: &Config,
+    settings: &ControllerConfig,
+    account: Account,
+    tasks: &TaskTracker,
+) -> Result<(), RunError> {
+    let metrics = account.metrics.clone();
+    let cloud = (config.profile.connect)(account).map_err(RunError::Failed)?;
+    let home = HomeRegion::new(config.region.clone(), config.profile, config.metadata_url.clone());
+    let setting = Setting { home, cluster: settings.cluster.clone(), metrics: metrics.clone() };
+    let controller = Controller::new(cloud, setting, tasks.clone());
+    services.identity = services.identity.clone().with_controller(controller.has_snapshots());
+    let (starting, ready) = (controller.clone(), services.identity.clone());
+    // The start is complete when the account has been asked for once; what the cloud answered is no matter of life.
+    tokio::spawn(async move {
+        // Nor does a silent cloud keep the start from ending: a liveness probe would only restart us into the same.
+        if tokio::time::timeout(START, starting.start()).await.is_err() {
+            warn!("the account is not listed yet; the first create does it");
+        }
+        ready.started();
+    });
+    let cleaning = controller.clone();
+    tokio::spawn(async move { cleaning.keep_clean().await });
+    services.controller = Some(rpc::ControllerService::new(controller, config.profile, metrics));
+    Ok(())
+}
+
+async fn serve_node(
+    services: &mut server::Services,
+    config: &Config,
+    settings: &NodeConfig,
+    metrics: &Metrics,
+    tasks: &TaskTracker,
+) -> Result<(), RunError> {
+    node::forbid_core_dumps().map_err(|error| RunError::Failed(format!("core dumps cannot be forbidden: {error}")))?;
+    let programs = node::check_programs().await.map_err(RunError::Configuration)?;
+    info!(programs, "all programs are there");
+    let paths = Paths {
+        device_dir: settings.device_dir.clone(),
+        sysfs_dir: settings.sysfs_dir.clone(),
+        dev_dir: "/dev".into(),
+        state_dir: settings.state_dir.clone(),
+        kubelet_dir: settings.kubelet_dir.clone(),
     };
-    let served = server::serve(&config.endpoint, services, registration.as_ref(), &tasks, shutdown).await;
-    if let Some(admin) = admin {
-        admin.abort();
+    let host = Linux::new(paths, metrics.clone()).map_err(|error| RunError::Failed(error.to_string()))?;
+    let node = Arc::new(Node::new(Arc::new(host), config.profile, tasks.clone(), metrics.clone()));
+    let trimming = Arc::clone(&node);
+    tokio::spawn(async move { trimming.trim().await });
+    services.node = Some(rpc::NodeService::new(node, config, settings, metrics.clone()));
+    if let Some(TaintConfig { node_name, key }) = settings.startup_taint.clone() {
+        let driver = config.driver_name.clone();
+        tokio::spawn(async move {
+            match kubernetes::connect().await {
+                Ok(client) => StartupTaint::new(&client, node_name, driver, key).lift().await,
+                // The driver serves all the same.
+                Err(error) => warn!(%error, key, "the start-up taint is left where it is"),
+            }
+        });
     }
-    served
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use cloud_block_csi::{
     RunError,
     config::{self, Command},
-    orphans, run, server, telemetry,
+    kubernetes, orphans, run, server, telemetry,
 };
 
 /// `EX_USAGE` of sysexits.h: the configuration has to be changed.
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let (log_format, log_level) = match &command {
         Command::Serve(config) => (config.log_format, config.log_level.as_str()),
         Command::Orphans(_) => (config::LogFormat::Text, "warn"),
+        Command::PreStop(_) => (config::LogFormat::Text, "warn,cloud_block_csi=info"),
     };
     if let Err(mistake) = telemetry::start(log_format, log_level) {
         eprintln!("{mistake}");
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
                 match command {
                     Command::Serve(config) => run(*config, server::stop_signal()?).await,
                     Command::Orphans(config) => orphans::report(config).await,
+                    Command::PreStop(config) => kubernetes::drain::pre_stop(config).await,
                 }
             });
             // A thread that hangs in a system call on a dead disk is not waited for.

@@ -66,3 +66,28 @@ pub(super) fn is_driver_name(name: &str) -> bool {
         && edge(name.as_bytes().last())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-')
 }
+
+/// What [`is_object_name`] asks for, in words.
+pub(super) const OBJECT_NAME: &str = "lower-case letters, digits, dots and dashes, 253 at most";
+
+/// A DNS subdomain, which the names of most objects of Kubernetes are; they become a part of a path.
+pub(super) fn is_object_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+/// A name of at most 63 characters, perhaps with a DNS subdomain and a slash before it.
+pub(super) fn is_taint_key(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    prefix.is_none_or(is_object_name)
+        && name.len() <= 63
+        && edge(name.as_bytes().first())
+        && edge(name.as_bytes().last())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}

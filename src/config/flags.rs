@@ -13,6 +13,14 @@ const ORPHANS: &str = "What the cluster knows comes from kubectl:\n\n  \
     A volume that is being made this minute, or that another cluster with the same name prefix made, is told as well: \
     look twice before you delete anything.";
 
+const PRE_STOP: &str = "For the DaemonSet, whose pod then has\n\n  \
+    terminationGracePeriodSeconds: 120\n  \
+    lifecycle: {preStop: {exec: {command: [/cloud-block-csi, pre-stop, --grace=120]}}}\n  \
+    env: [{name: CSI_NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]\n\n\
+    and whose service account may get nodes and list volumeattachments. Where it may not, or where no drain is going \
+    on, the hook ends at once with 0. With 1 it ends if volumes of this driver are still attached, or that cannot be \
+    found out, when the grace period is nearly over; Kubernetes shows its words as an event of the pod.";
+
 /// A CSI driver that maps Kubernetes volumes onto cloud block storage.
 #[derive(Debug, Parser)]
 #[command(
@@ -33,6 +41,8 @@ pub(super) enum Service {
         common: CommonFlags,
         #[command(flatten)]
         account: AccountFlags,
+        #[command(flatten)]
+        lease: LeaseFlags,
     },
     /// Serve Identity and Node on a worker: formats, mounts and grows the disks; needs no token
     Node {
@@ -49,6 +59,9 @@ pub(super) enum Service {
         #[command(flatten)]
         orphans: OrphansFlags,
     },
+    /// Wait until the volumes of a node that is being drained are off it: the preStop hook of the node's pod
+    #[command(after_help = PRE_STOP)]
+    PreStop(PreStopFlags),
     /// Serve everything in one process: for csi-sanity and for a single machine
     All {
         #[command(flatten)]
@@ -106,6 +119,31 @@ pub(super) struct AccountFlags {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct LeaseFlags {
+    /// Be one of several controllers, of which the holder of this Lease (coordination.k8s.io) in the pod's own namespace
+    /// is active; the others serve no socket, so that their pods' sidecars wait with them. The service account needs
+    /// get, create and update of leases there [default: none, this is the only controller]
+    #[arg(long, env = "CSI_LEASE")]
+    pub(super) lease: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PreStopFlags {
+    /// Which cloud
+    #[arg(long, env = "CSI_CLOUD", default_value = "vultr")]
+    pub(super) cloud: String,
+    /// The driver's name, whose volumes are waited for [default: the cloud's official one, block.csi.vultr.com]
+    #[arg(long, env = "CSI_DRIVER_NAME")]
+    pub(super) driver_name: Option<String>,
+    /// The name of this machine's Node object: spec.nodeName, by the downward API
+    #[arg(long, env = "CSI_NODE_NAME")]
+    pub(super) node_name: Option<String>,
+    /// The pod's terminationGracePeriodSeconds; the hook ends 5 s before that time is over
+    #[arg(long, env = "CSI_GRACE", default_value = "30")]
+    pub(super) grace: u32,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct OrphansFlags {
     /// Which cloud
     #[arg(long, env = "CSI_CLOUD", default_value = "vultr")]
@@ -141,6 +179,14 @@ pub(super) struct NodeFlags {
     /// so the kubelet's directory has to be mounted at its own path [default: off]
     #[arg(long, env = "CSI_KUBELET_REGISTRATION_DIR")]
     pub(super) kubelet_registration_dir: Option<PathBuf>,
+    /// The name of this machine's Node object: spec.nodeName, by the downward API; for --startup-taint
+    #[arg(long, env = "CSI_NODE_NAME")]
+    pub(super) node_name: Option<String>,
+    /// The key of a taint that is taken off this machine's Node once Kubernetes knows the driver there and how many
+    /// volumes it may have, such as block.csi.vultr.com/agent-not-ready; who makes the nodes puts it on them. The service
+    /// account needs get and patch of nodes and get of csinodes [default: none, the API server is not spoken to]
+    #[arg(long, env = "CSI_STARTUP_TAINT")]
+    pub(super) startup_taint: Option<String>,
     /// Slots of an instance that are not the driver's
     #[arg(long, env = "CSI_RESERVED_VOLUMES", default_value = "0")]
     pub(super) reserved_volumes: u32,

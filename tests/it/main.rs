@@ -11,6 +11,8 @@ mod http;
 mod interrupted;
 mod killed;
 mod killed_inside;
+mod kubernetes;
+mod lease;
 mod many;
 mod memory;
 mod metrics;
