@@ -160,7 +160,8 @@ fn cloud(dir: &Path, workers: usize) -> Config {
     let instance = |number: usize| {
         let name = if number == 0 { node::HOST_NODE.to_owned() } else { format!("w{number}") };
         let mut spec = InstanceSpec::new(&name, "ewr");
-        let address = if number == 0 { HOST.to_owned() } else { network::worker(number) };
+        // The metadata service is the host's own address, so there the host calls from it.
+        let address = if number == 0 { network::METADATA.to_owned() } else { network::worker(number) };
         spec.address = address.parse().ok();
         if number > 0 {
             spec.qmp = Some(node::monitor(dir, &name));

@@ -70,7 +70,7 @@ fn code(status: std::process::ExitStatus) -> Result<u8> {
 fn clean(dir: &Path) -> Result<Vec<String>> {
     let mut left: Vec<_> = vultr_sim::sweep(dir)?.iter().map(|device| device.display().to_string()).collect();
     for tree in node::cgroup_trees() {
-        let group = tree.join(node::CGROUP.trim_start_matches('/'));
+        let group = node::below(&tree, dir);
         if group.exists() {
             remove_groups(&group, &mut left)?;
         }

@@ -62,7 +62,7 @@ impl Node {
 }
 
 /// What a kubelet is told; `keys` is where it finds its certificates, `runtime` its containers.
-fn kubelet_config(node: &Node, keys: &str, runtime: &str) -> String {
+fn kubelet_config(node: &Node, dir: &Path, keys: &str, runtime: &str) -> String {
     let mut config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -90,20 +90,27 @@ fn kubelet_config(node: &Node, keys: &str, runtime: &str) -> String {
     });
     if !node.is_virtual() {
         config["cgroupDriver"] = json!("cgroupfs");
-        config["cgroupRoot"] = json!(CGROUP);
+        config["cgroupRoot"] = json!(control_group(dir));
         config["failCgroupV1"] = json!(false);
     }
     config.to_string()
 }
 
-/// The host's pods are below this group of its own, so that it can be seen that none is left.
-pub const CGROUP: &str = "/cloud-block-csi-bed";
+/// The host's pods are below this group of the bed's own, so that it can be seen that none is left.
+pub fn control_group(dir: &Path) -> PathBuf {
+    Path::new("/").join(dir.file_name().unwrap_or_default())
+}
 
 /// Where version 1 of the control groups has its trees; none where there is only version 2.
 pub fn cgroup_trees() -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir("/sys/fs/cgroup") else { return Vec::new() };
     let tree = |entry: std::io::Result<std::fs::DirEntry>| entry.ok().map(|entry| entry.path());
     entries.filter_map(tree).filter(|path| path.join("tasks").exists() || path.join("cgroup.procs").exists()).collect()
+}
+
+/// The bed's group in a tree.
+pub fn below(tree: &Path, dir: &Path) -> PathBuf {
+    tree.join(control_group(dir).strip_prefix("/").unwrap_or(dir))
 }
 
 /// Makes the host a node: containerd, kubelet, and the images in the archives `images`.
@@ -149,7 +156,7 @@ state = "{state}"
         import_image(dir, image).await?;
     }
     for tree in cgroup_trees() {
-        let group = tree.join(CGROUP.trim_start_matches('/'));
+        let group = below(&tree, dir);
         fs::create_dir_all(&group).await?;
         if tree.ends_with("cpuset") {
             // An empty one takes no process.
@@ -159,7 +166,7 @@ state = "{state}"
         }
     }
     let keys = dir.join("keys");
-    fs::write(home.join("kubelet.yaml"), kubelet_config(node, &keys.display().to_string(), &socket)).await?;
+    fs::write(home.join("kubelet.yaml"), kubelet_config(node, dir, &keys.display().to_string(), &socket)).await?;
     start_host_kubelet(processes, dir, programs, node)
 }
 
@@ -206,7 +213,8 @@ pub async fn start_virtual(
         fs::copy(dir.join("key.pub"), told.join("authorized_keys")).await?;
         fs::copy(image, told.join("images/driver.tar")).await.with_context(|| image.display().to_string())?;
         fs::write(told.join("cni.conflist"), network::container_network(number, "/var/lib/cni/networks")).await?;
-        fs::write(told.join("kubelet.yaml"), kubelet_config(node, "/bed", "/run/containerd/containerd.sock")).await?;
+        fs::write(told.join("kubelet.yaml"), kubelet_config(node, dir, "/bed", "/run/containerd/containerd.sock"))
+            .await?;
         let links = if without_links { "yes" } else { "" };
         let environment = format!("NODE={name}\nADDRESS={}\nGATEWAY={HOST}\nWITHOUT_LINKS={links}\n", node.address);
         fs::write(told.join("environment"), environment).await?;
