@@ -121,13 +121,14 @@ async fn a_holder_that_cannot_renew_ends_ten_seconds_after_its_last_renewal() {
         Action::Answer(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
         Action::Answer(StatusCode::FORBIDDEN, "Forbidden"),
     ] {
-        let sim = KubeSim::default();
+        let (sim, began) = (KubeSim::default(), Instant::now());
         let (mut held, fence) = acquired(&sim, "pod-a").await;
-        let began = Instant::now();
+        assert!(timeout(Duration::from_secs(21), held.keep()).await.is_err());
         sim.add_fault(Method::PUT, PATH, fault.clone(), u64::MAX);
         let lost = held.keep().await;
-        let after = began.elapsed();
-        let bounds = RENEW_DEADLINE.checked_sub(Duration::from_millis(50)).unwrap()..=RENEW_DEADLINE;
+        // It is renewed every 2 s, so the last time at 20 s or a little after.
+        let after = began.elapsed().checked_sub(Duration::from_secs(20)).unwrap();
+        let bounds = RENEW_DEADLINE..=RENEW_DEADLINE + Duration::from_millis(100);
         assert!(bounds.contains(&after), "{fault:?}: {after:?}");
         assert!(lost.contains("not renewed within 10 s"), "{lost}");
         assert!(!fence.is_open());
@@ -253,14 +254,16 @@ fn no_two_processes_have_one_name() {
     assert!(one.starts_with(&format!("{}_", host.trim())), "{one}");
 }
 
-/// Lives of three processes that want the lease, with an API server that fails them and deaths at any moment.
+/// Lives of three processes that want the lease, each with a way to the API server that fails it by itself for a while,
+/// and deaths at any moment.
 async fn history(seed: u64) -> usize {
     let mut dice = fastrand::Rng::with_seed(seed);
     let sim = KubeSim::default();
     let (told, mut began) = tokio::sync::mpsc::unbounded_channel();
     let mut tasks = Vec::new();
-    for pod in ["a", "b", "c"] {
-        let (sim, told, mut dice) = (sim.clone(), told.clone(), dice.fork());
+    let ways = [sim.beside(), sim.beside(), sim.beside()];
+    for (pod, sim) in ["a", "b", "c"].into_iter().zip(ways.clone()) {
+        let (told, mut dice) = (told.clone(), dice.fork());
         tasks.push(tokio::spawn(async move {
             for life in 0.. {
                 let (mut held, fence) = acquired(&sim, &format!("pod-{pod}_{life}")).await;
@@ -285,14 +288,15 @@ async fn history(seed: u64) -> usize {
         }
         fences.retain(Fence::is_open);
         assert!(fences.len() <= 1, "two are active (seed {seed})");
-        if dice.u32(0..100) == 0 {
+        if dice.u32(0..60) == 0 {
             let action = [
                 Action::Silence,
                 Action::LoseAnswer,
                 Action::Answer(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
             ];
             let method = [Method::GET, Method::PUT, Method::POST][dice.usize(0..3)].clone();
-            sim.add_fault(method, LEASES, action[dice.usize(0..3)].clone(), dice.u64(1..6));
+            let way = &ways[dice.usize(0..3)];
+            way.add_fault(method, LEASES, action[dice.usize(0..3)].clone(), dice.u64(1..12));
         }
     }
     for task in tasks {
@@ -308,5 +312,5 @@ async fn in_no_history_two_are_active() {
         terms += history(seed).await;
     }
     // It would be no proof if nobody ever was.
-    assert!(terms > 250, "only {terms} terms");
+    assert!(terms > 100, "only {terms} terms");
 }

@@ -64,6 +64,8 @@ async fn the_taint_stays_until_the_driver_is_registered_with_its_number_of_volum
     sleep(Duration::from_secs(600)).await;
     register(&sim, None);
     sleep(Duration::from_secs(600)).await;
+    sim.edit(CSI_NODE, |node| node["spec"]["drivers"][1]["allocatable"] = json!({}));
+    sleep(Duration::from_secs(600)).await;
     assert_eq!(keys(&sim), ["other.example.com/not-ready", KEY]);
     assert_eq!(sim.count(&Method::PATCH, NODE), 0);
     register(&sim, Some(16));

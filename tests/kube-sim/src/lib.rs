@@ -31,12 +31,13 @@ const LARGEST_BODY: usize = 4 << 20;
 /// The API server.
 #[derive(Clone, Debug, Default)]
 pub struct KubeSim {
-    shared: Arc<Mutex<Shared>>,
+    store: Arc<Mutex<Store>>,
+    front: Arc<Mutex<Front>>,
 }
 
+/// One server's side towards its clients.
 #[derive(Debug, Default)]
-struct Shared {
-    store: Store,
+struct Front {
     faults: Vec<Fault>,
     hooks: VecDeque<Hook>,
     log: Vec<Entry>,
@@ -105,6 +106,12 @@ impl Drop for Listening {
 }
 
 impl KubeSim {
+    /// Another server over the same objects, with faults and a log of its own: a client of its own way.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self { store: Arc::clone(&self.store), front: Arc::default() }
+    }
+
     /// The server as a service.
     pub fn router(&self) -> Router {
         Router::new().fallback(answer).with_state(self.clone())
@@ -128,13 +135,13 @@ impl KubeSim {
 
     /// Puts an object at a path, in place of what is there.
     pub fn put(&self, path: &str, object: Value) {
-        self.lock().store.put(path, object);
+        self.store().put(path, object);
     }
 
     /// The object at a path.
     #[must_use]
     pub fn object(&self, path: &str) -> Option<Value> {
-        self.lock().store.object(path).cloned()
+        self.store().object(path).cloned()
     }
 
     /// Changes the object at a path, as somebody else does.
@@ -149,53 +156,57 @@ impl KubeSim {
 
     /// Takes the object at a path away.
     pub fn remove(&self, path: &str) {
-        self.lock().store.remove(path);
+        self.store().remove(path);
     }
 
     /// Adds a fault; the first that meets a request strikes.
     pub fn add_fault(&self, method: Method, path: &str, action: Action, times: u64) {
-        self.lock().faults.push(Fault { method, path: path.to_owned(), action, times });
+        self.front().faults.push(Fault { method, path: path.to_owned(), action, times });
     }
 
     /// Ends all faults.
     pub fn clear_faults(&self) {
-        self.lock().faults.clear();
+        self.front().faults.clear();
     }
 
     /// Has somebody do something just before the next such request takes effect.
     pub fn before(&self, method: Method, path: &str, act: impl FnOnce(&Self) + Send + 'static) {
-        self.lock().hooks.push_back(Hook { method, path: path.to_owned(), act: Box::new(act) });
+        self.front().hooks.push_back(Hook { method, path: path.to_owned(), act: Box::new(act) });
     }
 
     /// The requests so far, in the order of their answers.
     #[must_use]
     pub fn log(&self) -> Vec<Entry> {
-        self.lock().log.clone()
+        self.front().log.clone()
     }
 
     /// How many requests of this method to this path there were.
     #[must_use]
     pub fn count(&self, method: &Method, path: &str) -> usize {
-        self.lock().log.iter().filter(|entry| entry.method == *method && entry.path == path).count()
+        self.front().log.iter().filter(|entry| entry.method == *method && entry.path == path).count()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn front(&self) -> MutexGuard<'_, Front> {
+        self.front.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The fault that strikes a request.
     fn strike(&self, method: &Method, path: &str) -> Option<Action> {
-        let mut shared = self.lock();
+        let mut front = self.front();
         let meets = |fault: &&mut Fault| fault.method == *method && path.starts_with(&fault.path) && fault.times > 0;
-        let fault = shared.faults.iter_mut().find(meets)?;
+        let fault = front.faults.iter_mut().find(meets)?;
         fault.times -= 1;
         Some(fault.action.clone())
     }
 
     fn hook(&self, method: &Method, path: &str) -> Option<Hook> {
-        let mut shared = self.lock();
-        let at = shared.hooks.iter().position(|hook| hook.method == *method && path.starts_with(&hook.path))?;
-        shared.hooks.remove(at)
+        let mut front = self.front();
+        let at = front.hooks.iter().position(|hook| hook.method == *method && path.starts_with(&hook.path))?;
+        front.hooks.remove(at)
     }
 }
 
@@ -209,7 +220,7 @@ async fn answer(State(sim): State<KubeSim>, request: Request) -> Response {
     if let Some(hook) = sim.hook(&method, &path) {
         (hook.act)(&sim);
     }
-    let note = |status| sim.lock().log.push(Entry { method: method.clone(), path: path.clone(), status });
+    let note = |status| sim.front().log.push(Entry { method: method.clone(), path: path.clone(), status });
     let refusal = match fault {
         Some(Action::Silence) => {
             note(None);
@@ -220,7 +231,7 @@ async fn answer(State(sim): State<KubeSim>, request: Request) -> Response {
     };
     let (status, object) = match refusal {
         Some((status, reason)) => (status, failure(status, reason, "as the test has it")),
-        None => sim.lock().store.request(&method, &path, uri.query().unwrap_or_default(), &body, is_patch),
+        None => sim.store().request(&method, &path, uri.query().unwrap_or_default(), &body, is_patch),
     };
     if matches!(fault, Some(Action::LoseAnswer)) {
         note(None);
