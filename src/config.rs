@@ -87,6 +87,8 @@ pub struct Config {
     pub region: Option<String>,
     /// Where metrics are served.
     pub metrics_addr: Option<SocketAddr>,
+    /// Where spans are sent.
+    pub otlp_endpoint: Option<String>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What is logged.
@@ -207,6 +209,10 @@ fn resolve(service: Service) -> Result<Command, String> {
         let parsed = address.parse().map_err(|_| format!("--metrics-addr: '{address}' is not an address and a port"));
         mistakes.unless(parsed)
     });
+    let otlp_endpoint = given(common.otlp_endpoint);
+    if let Some(url) = &otlp_endpoint {
+        mistakes.unless(base_url("--otlp-endpoint", url));
+    }
     mistakes.unless(crate::telemetry::filter(&common.log_level));
     let log_format = common
         .log_format
@@ -227,6 +233,7 @@ fn resolve(service: Service) -> Result<Command, String> {
         metadata_url: common.metadata_url,
         region,
         metrics_addr,
+        otlp_endpoint,
         log_format,
         log_level: common.log_level,
         lease,
@@ -448,6 +455,7 @@ mod tests {
             "--max-volumes-per-node=0",
             "--metrics-addr=here",
             "--region=new york",
+            "--otlp-endpoint=http://collector:4318/v1/traces",
             "--kubelet-registration-dir=plugins_registry",
         ])
         .unwrap_err();
@@ -460,6 +468,7 @@ mod tests {
             "--max-volumes-per-node",
             "--metrics-addr",
             "--region",
+            "--otlp-endpoint",
             "--token-file",
             "--kubelet-registration-dir",
         ] {

@@ -19,15 +19,18 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    let (log_format, log_level) = match &command {
-        Command::Serve(config) => (config.log_format, config.log_level.as_str()),
-        Command::Orphans(_) => (config::LogFormat::Text, "warn"),
-        Command::PreStop(_) => (config::LogFormat::Text, "warn,cloud_block_csi=info"),
+    let (log_format, log_level, otlp_endpoint) = match &command {
+        Command::Serve(config) => (config.log_format, config.log_level.as_str(), config.otlp_endpoint.as_deref()),
+        Command::Orphans(_) => (config::LogFormat::Text, "warn", None),
+        Command::PreStop(_) => (config::LogFormat::Text, "warn,cloud_block_csi=info", None),
     };
-    if let Err(mistake) = telemetry::start(log_format, log_level) {
-        eprintln!("{mistake}");
-        return ExitCode::from(BAD_CONFIGURATION);
-    }
+    let traces = match telemetry::start(log_format, log_level, otlp_endpoint) {
+        Ok(traces) => traces,
+        Err(mistake) => {
+            eprintln!("{mistake}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
     // Two threads, however many processors a node has: the work is waiting.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let ended = match runtime {
@@ -45,6 +48,8 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(RunError::Failed(format!("no runtime: {error}"))),
     };
+    // Outside of the runtime: it blocks.
+    traces.end();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
+use tracing::{Instrument, warn_span};
 
 use crate::{error::Error, metrics::Metrics};
 
@@ -109,14 +109,16 @@ impl<D: Description> Operations<D> {
             return Err(Error::ShuttingDown);
         }
         let (tell, outcome) = watch::channel(None);
-        let counted = self.metrics.operation(description.kind());
+        let kind = description.kind();
+        let counted = self.metrics.operation(kind);
         in_flight.insert(subject.to_owned(), InFlight { description, outcome: outcome.clone() });
+        let span = warn_span!("operation", operation = kind, of = subject);
         let table = Arc::clone(&self.in_flight);
         let subject = subject.to_owned();
         self.tasks.spawn(
             async move {
                 // A task of its own, so that a panic ends this operation and nothing else.
-                let result = match tokio::spawn(work.in_current_span()).await {
+                let result = match tokio::spawn(work.instrument(span)).await {
                     Ok(Ok(value)) => Ok(Arc::new(value) as Arc<dyn Any + Send + Sync>),
                     Ok(Err(error)) => Err(error),
                     Err(panicked) => Err(Error::Panicked(panicked.to_string())),

@@ -1,9 +1,12 @@
-//! Logs: where they go and how they look.
+//! Logs: where they go and how they look; and traces, if they are wanted.
+
+mod traces;
 
 use tracing_subscriber::{
-    EnvFilter, filter::LevelFilter, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt,
+    EnvFilter, Layer, filter::LevelFilter, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt,
 };
 
+pub use self::traces::Traces;
 use crate::config::LogFormat;
 
 /// The filter that `level` means; `tracing` would take a misspelt level for the name of a module, and log nothing.
@@ -22,18 +25,21 @@ pub fn filter(level: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(level).map_err(|error| format!("--log-level '{level}': {error}"))
 }
 
-/// Starts logging to standard error, at `level` (a level, or directives such as `info,cloud_block_csi=debug`).
+/// Starts logging to standard error, at `level` (a level, or directives such as `info,cloud_block_csi=debug`), and the
+/// sending of spans to `otlp_endpoint`, whatever `level` is.
 ///
 /// # Errors
-/// In words for the operator, if `level` is none.
-pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
+/// In words for the operator, if `level` is none, or if nothing can be sent to such an endpoint.
+pub fn start(format: LogFormat, level: &str, otlp_endpoint: Option<&str>) -> Result<Traces, String> {
     let filter = filter(level)?;
-    let logs = registry().with(filter);
-    let started = match format {
-        LogFormat::Json => logs.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
-        LogFormat::Text => logs.with(fmt::layer().with_ansi(false).with_writer(std::io::stderr)).try_init(),
+    let logs = match format {
+        LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).with_filter(filter).boxed(),
+        LogFormat::Text => fmt::layer().with_ansi(false).with_writer(std::io::stderr).with_filter(filter).boxed(),
     };
-    started.map_err(|error| format!("logging cannot be started: {error}"))
+    let traces = otlp_endpoint.map_or_else(|| Ok(Traces::default()), Traces::to)?;
+    let started = registry().with(logs).with(traces.layer()).try_init();
+    started.map_err(|error| format!("logging cannot be started: {error}"))?;
+    Ok(traces)
 }
 
 #[cfg(test)]

@@ -93,6 +93,11 @@ pub(super) struct CommonFlags {
     /// Serve /metrics, /healthz and /readyz here, such as 0.0.0.0:9808 [default: off]
     #[arg(long, env = "CSI_METRICS_ADDR")]
     pub(super) metrics_addr: Option<String>,
+    /// Where spans of calls, operations and requests to the cloud are sent: an OpenTelemetry collector that takes OTLP over
+    /// HTTP, scheme, host and port, such as http://otel-collector.monitoring:4318; what else there is to say comes from the
+    /// collector's own variables, such as OTEL_EXPORTER_OTLP_HEADERS. One that is away disturbs no call [default: off]
+    #[arg(long, env = "CSI_OTLP_ENDPOINT")]
+    pub(super) otlp_endpoint: Option<String>,
     /// How log lines look [default: text on a terminal, else json]
     #[arg(long, env = "CSI_LOG_FORMAT")]
     pub(super) log_format: Option<LogFormat>,

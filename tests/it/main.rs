@@ -26,3 +26,4 @@ mod rooms;
 mod shared;
 mod shown;
 mod snapshots;
+mod traces;
