@@ -18,6 +18,10 @@ use crate::{
 /// How long what is in flight may take to end; Kubernetes gives a pod 30 s by default.
 const GRACE: Duration = Duration::from_secs(25);
 
+/// How long the answers to calls may take when no operation is in flight any more: those calls only look. Without it a
+/// connection that somebody keeps open and says nothing on would take up the whole of the grace.
+const ANSWERS: Duration = Duration::from_secs(5);
+
 /// What is served.
 #[derive(Debug)]
 pub struct Services {
@@ -99,9 +103,9 @@ pub async fn serve(
     tasks.close();
     let drained = tokio::time::timeout(GRACE, async {
         tasks.wait().await;
-        (&mut server).await
+        tokio::time::timeout(ANSWERS, &mut server).await
     });
-    match drained.await {
+    match drained.await.and_then(|ended| ended) {
         Ok(Ok(Ok(()))) => {
             info!("ended in order");
             Ok(())
@@ -111,7 +115,7 @@ pub async fn serve(
             server.abort();
             let left = tasks.len();
             if left == 0 {
-                // Only idle connections, which their owners keep open for ever.
+                // Only connections that their owners keep open for ever, or whose calls only look.
                 return Ok(());
             }
             Err(RunError::Failed(format!("{left} operations were still in flight after {} s", GRACE.as_secs())))
@@ -124,6 +128,7 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
+    use crate::csi::{ProbeRequest, identity_client::IdentityClient};
 
     #[tokio::test]
     async fn an_operation_in_flight_ends_before_the_server_does() {
@@ -153,5 +158,31 @@ mod tests {
         operation.await.unwrap();
         UnixStream::connect(&path).await.unwrap();
         drop(successor);
+    }
+
+    #[tokio::test]
+    async fn connections_that_are_only_open_do_not_hold_up_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("csi.sock");
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let services = Services { identity: Identity::new("test".to_owned()), controller: None, node: None };
+        let serving = path.clone();
+        let server = tokio::spawn(async move {
+            serve(&serving, services, None, &TaskTracker::new(), async { stopped.await.unwrap() }).await
+        });
+        while UnixStream::connect(&path).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        // A kubelet between two calls, and something that has never said a word.
+        let endpoint = tonic::transport::Endpoint::try_from(format!("unix://{}", path.display())).unwrap();
+        let mut kubelet = IdentityClient::new(endpoint.connect().await.unwrap());
+        kubelet.probe(ProbeRequest {}).await.unwrap();
+        let silent = UnixStream::connect(&path).await.unwrap();
+        kubelet.probe(ProbeRequest {}).await.unwrap();
+        let began = tokio::time::Instant::now();
+        stop.send(()).unwrap();
+        server.await.unwrap().unwrap();
+        assert!(began.elapsed() < GRACE / 2, "{:?}", began.elapsed());
+        drop((kubelet, silent));
     }
 }
