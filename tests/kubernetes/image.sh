@@ -82,8 +82,7 @@ made_of=$( (declare -f make_base; echo "$driver") | sha256sum | cut -c 1-16)
 if ! b images --quiet --filter "label=made-of=$made_of" 2>/dev/null | grep -q .; then make_base "$made_of"; fi
 
 # Not by --platform, for which buildah would look for a base image of that architecture: the base runs here.
-build=(build --signature-policy "$cache/policy.json" --pull-never --layers --file Dockerfile
-    --build-arg "TARGETARCH=$arch" --build-arg "BUILDPLATFORM=linux/$host")
+build=(build --signature-policy "$cache/policy.json" --pull-never --layers --file Dockerfile --build-arg "TARGETARCH=$arch")
 if [ -n "$binary" ]; then
     b "${build[@]}" --target platform --tag platform .
     mounted=$(b from --pull-never platform)
