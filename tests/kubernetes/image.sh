@@ -78,14 +78,18 @@ TEXT
     b commit --rm "$container" "$base"
     mounted=
 }
+# What runs before this one left when they were cut off
+b rm --all >/dev/null
 made_of=$( (declare -f make_base; echo "$driver") | sha256sum | cut -c 1-16)
 if ! b images --quiet --filter "label=made-of=$made_of" 2>/dev/null | grep -q .; then make_base "$made_of"; fi
 
 # Not by --platform, for which buildah would look for a base image of that architecture: the base runs here.
 build=(build --signature-policy "$cache/policy.json" --pull-never --layers --file Dockerfile --build-arg "TARGETARCH=$arch")
+# Named, so that they outlast the clearing up below
+b "${build[@]}" --target root --tag "root-$arch" .
+b "${build[@]}" --target platform --tag "platform-$arch" .
 if [ -n "$binary" ]; then
-    b "${build[@]}" --target platform --tag platform .
-    mounted=$(b from --pull-never platform)
+    mounted=$(b from --pull-never "platform-$arch")
     b copy --chmod 755 "$mounted" "$binary" /usr/local/bin/cloud-block-csi
 else
     b "${build[@]}" --tag built .
@@ -94,6 +98,8 @@ fi
 b config --arch "$arch" "$mounted"
 b commit --rm "$mounted" "$name"
 mounted=
+# Layers of earlier builds, of which one for another architecture has a whole compiler
+b rmi --prune >/dev/null
 
 archive=$cache/image-$arch.tar
 rm -f "$archive"
