@@ -3,7 +3,7 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 FS_TYPE ?= xfs
 
-.PHONY: help demo test lint unit guest contract sanity deploy image build tools-demo tools-test
+.PHONY: help demo test lint unit guest contract sanity deploy image kubernetes build tools-demo tools-test
 
 help:
 	@echo "make demo      watch a volume's whole life on a simulated cloud (root for loop devices and mounts)"
@@ -16,6 +16,8 @@ help:
 	@echo "make sanity    csi-sanity against the driver on the simulated cloud"
 	@echo "make deploy    the Helm chart, the manifest rendered from it, alerts and guides"
 	@echo "make image     the image from its Dockerfile, without a registry, and what is in it"
+	@echo "make kubernetes  a real Kubernetes with two virtual workers, and the driver on it as it is shipped;"
+	@echo "               FLOWS=all|NAME,NAME shows all of it, which takes hours, or some (names: CONTRIBUTING.md)"
 	@echo "make build     the driver, optimised: target/release/cloud-block-csi"
 
 demo: tools-demo
@@ -23,9 +25,9 @@ demo: tools-demo
 	@tests/root.sh $(TARGET)/debug/demo --fs-type $(FS_TYPE)
 
 test: tools-test
-	@tests/run.sh lint unit guest contract sanity deploy image
+	@tests/run.sh lint unit guest contract sanity deploy image kubernetes
 
-lint unit guest contract sanity deploy image: tools-test
+lint unit guest contract sanity deploy image kubernetes: tools-test
 	@tests/run.sh $@
 
 build:

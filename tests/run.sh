@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs the tests in sections, goes on after a failure, and ends with a summary:
-#     tests/run.sh [lint|unit|guest|contract|sanity|deploy|image]...
+#     tests/run.sh [lint|unit|guest|contract|sanity|deploy|image|kubernetes]...
 # The last line is "N passed, N failed, N skipped", added up from what the sections really printed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-[ $# -gt 0 ] || set -- lint unit guest contract sanity deploy image
+[ $# -gt 0 ] || set -- lint unit guest contract sanity deploy image kubernetes
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 target=${CARGO_TARGET_DIR:-$PWD/target}
 logs=$target/test-logs
@@ -150,9 +150,33 @@ image() {
     done
 }
 
+# A real Kubernetes: the host as its only node, then two virtual workers. FLOWS=all shows every flow on both and runs all
+# of the Kubernetes storage suite that applies; otherwise the workers show the few that need them most, and the suite is
+# a sample on the host.
+count_bed() {
+    awk '/^(kubernetes|suite): [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ { p += $2; f += $4; s += $6 }
+        END { print p + 0, f + 0, s + 0 }' "$1"
+}
+kubernetes() {
+    local reason image bed=("$PWD/tests/root.sh" "$bins/kubernetes-bed")
+    [ "$(uname -sm)" = "Linux x86_64" ] || { skip "kubernetes" "its workers are x86-64 Linux machines"; return; }
+    section "kubernetes, what it is made of" count_check tests/root.sh tests/kubernetes/prepare.sh
+    reason=$(tests/kubernetes/image.sh --possible) || { skip "kubernetes" "${reason##*$'\n'}"; return; }
+    section "kubernetes, the driver's image" count_image tests/root.sh tests/kubernetes/image.sh
+    image=$(tail -n 1 "$logs/kubernetes--the-driver-s-image.log")
+    cargo build --package kubernetes-bed || { section "build" count_check false; return; }
+    if [ "${FLOWS:-}" = all ]; then
+        section "kubernetes on the host" count_bed "${bed[@]}" --on host --image "$image" --suite quick
+        section "kubernetes on two workers" count_bed "${bed[@]}" --on virtual --image "$image" --suite all
+    else
+        section "kubernetes on the host" count_bed "${bed[@]}" --on host --image "$image" --suite sample
+        section "kubernetes on two workers" count_bed "${bed[@]}" --on virtual --image "$image" --flows "${FLOWS:-always}"
+    fi
+}
+
 for part in "$@"; do
     case $part in
-        lint | unit | guest | contract | sanity | deploy | image) "$part" ;;
+        lint | unit | guest | contract | sanity | deploy | image | kubernetes) "$part" ;;
         *) echo "no such part: $part" >&2; exit 64 ;;
     esac
 done

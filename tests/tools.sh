@@ -79,6 +79,13 @@ buildah buildah
 debootstrap debootstrap
 qemu-aarch64-static qemu-user-static
 TABLE
+    # For Kubernetes; what would start services of its own is unpacked by tests/kubernetes/prepare.sh, and not installed.
+    missing_of packages <<'TABLE'
+ip iproute2
+openssl openssl
+ssh openssh-client
+unshare util-linux
+TABLE
 fi
 # What foreign disks are made with, for the table of disks that are refused. Where a release has one of them no more,
 # its rows are skipped by name.

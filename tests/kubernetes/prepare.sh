@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds what the bed runs and others wrote, or finds it in the cache; the last line is the folder:
-#     tests/kubernetes/prepare.sh [programs|suite|images|worker]...
-# programs: Kubernetes and the official sidecars; suite: the Kubernetes storage tests; images: the containers' images, made
+#     tests/kubernetes/prepare.sh [host|programs|suite|images|worker]...
+# host: what a node and a control plane have beside Kubernetes; programs: Kubernetes and the official sidecars; suite: the Kubernetes storage tests; images: the containers' images, made
 # without a registry; worker: the disk and the kernel of the virtual workers. Each lies in a folder named after all that it
 # is made of, so it is made again only when that changes.
 set -euo pipefail
@@ -49,6 +49,14 @@ make_programs() {
     chmod -R u+w "$1"
 }
 
+# Out of Debian's packages, which are not installed: that would start their services on this machine.
+make_host() {
+    local package
+    (cd "$1" && apt-get download -q etcd-server containerd containernetworking-plugins runc)
+    for package in "$1"/*.deb; do dpkg-deb -x "$package" "$1"; done
+    rm "$1"/*.deb
+}
+
 make_suite() { go_build test -c -trimpath -ldflags '-s -w' -o "$1/storage.test" ./suite; }
 
 # What a sidecar's image is called, and the program in it
@@ -85,13 +93,14 @@ make_worker() {
     local root=$1/root packages
     packages=$(tr '\n' , <"$here/worker/packages")
     debootstrap --variant=minbase "--include=${packages%,}" bookworm "$root" "$(mirror)"
-    "$here/worker/build.sh" "$root" "$cache/programs/kubelet" "$cache/images" "$1"
+    PATH=$cache/host/usr/bin:$PATH "$here/worker/build.sh" "$root" "$cache/programs/kubelet" "$cache/images" "$1"
     rm -rf "$root"
 }
 
-[ $# -gt 0 ] || set -- programs suite images worker
+[ $# -gt 0 ] || set -- host programs suite images worker
 for part in "$@"; do
     case $part in
+        host) once host "$(declare -f make_host | key)" make_host ;;
         programs) once programs "$kubernetes-$(key "$here"/programs/{go.mod,go.sum,programs.go})" make_programs ;;
         suite) once suite "$kubernetes-$(key "$here"/programs/{go.mod,go.sum,suite/*})" make_suite ;;
         images) once images "$(readlink "$cache/programs" | key - "$here"/images/*)" make_images ;;

@@ -22,6 +22,8 @@ use crate::{
 /// What the bed is made of.
 #[derive(Debug, Clone)]
 pub struct Parts {
+    /// containerd, etcd, and what containers' networks are made with.
+    pub host: PathBuf,
     /// Kubernetes and the sidecars.
     pub programs: PathBuf,
     /// The archives of the images that others wrote.
@@ -78,7 +80,7 @@ impl Bed {
         told("the control plane is ready");
         let host = nodes[0].clone();
         let images = archives(&parts)?;
-        node::start_host(&mut processes, dir, &parts.programs, &host, &images).await?;
+        node::start_host(&mut processes, dir, &parts, &host, &images).await?;
         let mut bed = Self {
             dir: dir.to_owned(),
             parts,
@@ -169,8 +171,7 @@ fn cloud(dir: &Path, workers: usize) -> Config {
         spec
     };
     Config {
-        // Where the driver's container sees it: the host's disks are told by folders in there.
-        dir: "/var/lib/kubelet/cloud".into(),
+        dir: crate::guard::disks(dir),
         listen: HOST.parse().expect("it is an address"),
         metadata_listen: format!("{}:80", network::METADATA).parse().ok(),
         instances: (0..=workers).map(instance).collect(),

@@ -130,6 +130,17 @@ pub async fn restarts(bed: &Bed, pod: &str) -> Result<u64> {
     Ok(bed.kubectl.field(&["pod", "-n", NAMESPACE, pod], path).await?.parse()?)
 }
 
+/// What the driver's pod on a node is made of, for the record.
+pub async fn figures(bed: &Bed) -> Result<String> {
+    let node = &bed.nodes[0];
+    let pod = node_pod(bed, &node.name).await?;
+    let containers = bed.kubectl.field(&["pod", "-n", NAMESPACE, &pod], ".spec.containers[*].name").await?;
+    let look = "for process in $(pgrep -x cloud-block-csi); do tr '\\0' ' ' <$p/proc/$process/cmdline; \
+        grep -E 'VmRSS|RssAnon|Threads' /proc/$process/status | tr -s '\\t\\n' ' '; echo; done";
+    let processes = node.run(&look.replace("$p", "")).await?;
+    Ok(format!("the node's pod has the containers: {containers}; on {}:\n{}", node.name, processes.trim()))
+}
+
 /// Takes the driver away as its README says.
 pub async fn uninstall(bed: &Bed) -> Result<()> {
     let manifest = bed.parts.repository.join("deploy/kubernetes.yaml");

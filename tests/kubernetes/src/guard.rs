@@ -18,11 +18,12 @@ use crate::{network, node, process::output};
 /// Set inside to the bed's folder.
 pub const INSIDE: &str = "KUBERNETES_BED";
 
-/// Runs this program again with the same arguments, inside, and gives its exit code. What it leaves is an error.
-pub async fn run() -> Result<u8> {
+/// Runs this program again with the same arguments, inside, and gives its exit code. What it leaves is an error. Programs
+/// are looked for in `host` first.
+pub async fn run(host: &Path) -> Result<u8> {
     let dir = std::env::temp_dir().join(format!("bed-{}", std::process::id()));
     fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
-    let ended = run_inside(&dir).await;
+    let ended = run_inside(&dir, host).await;
     let left = clean(&dir);
     let code = ended?;
     let left = left?;
@@ -30,9 +31,11 @@ pub async fn run() -> Result<u8> {
     Ok(code)
 }
 
-async fn run_inside(dir: &Path) -> Result<u8> {
+async fn run_inside(dir: &Path, host: &Path) -> Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = ["usr/bin", "usr/sbin"].map(|place| host.join(place)).into_iter().chain(std::env::split_paths(&path));
     let mut command = Command::new("unshare");
     command
         .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
@@ -41,6 +44,7 @@ async fn run_inside(dir: &Path) -> Result<u8> {
         .arg(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .env(INSIDE, dir)
+        .env("PATH", std::env::join_paths(places)?)
         // It is told to end by the end of its input: a signal would have to find it there.
         .stdin(Stdio::piped())
         // An interrupt by keyboard is for the outside alone.
@@ -66,9 +70,15 @@ fn code(status: std::process::ExitStatus) -> Result<u8> {
     Ok(u8::try_from(status.code().unwrap_or(1))?)
 }
 
+/// Where the cloud keeps the disks: where the driver's container sees it, as those of the host are told by folders in there.
+/// It is the bed's own, also by its name: loop devices are everybody's, and are known by the paths of their files.
+pub fn disks(dir: &Path) -> PathBuf {
+    Path::new("/var/lib/kubelet").join(dir.file_name().unwrap_or_default())
+}
+
 /// Takes away what is left, and tells what should not have been.
 fn clean(dir: &Path) -> Result<Vec<String>> {
-    let mut left: Vec<_> = vultr_sim::sweep(dir)?.iter().map(|device| device.display().to_string()).collect();
+    let mut left: Vec<_> = vultr_sim::sweep(&disks(dir))?.iter().map(|device| device.display().to_string()).collect();
     for tree in node::cgroup_trees() {
         let group = node::below(&tree, dir);
         if group.exists() {

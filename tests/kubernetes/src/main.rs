@@ -18,6 +18,7 @@ mod node;
 mod plane;
 mod process;
 mod stage;
+mod suite;
 
 use std::{
     path::{Path, PathBuf},
@@ -42,6 +43,19 @@ enum On {
     Virtual,
 }
 
+/// How much of the Kubernetes storage suite is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// Nothing of it.
+    None,
+    /// One in seven of the quick ones.
+    Sample,
+    /// Without the specs marked slow.
+    Quick,
+    /// All that applies.
+    All,
+}
+
 /// Runs the driver on a real Kubernetes, and flows on it. Needs root, and what tests/kubernetes/prepare.sh makes.
 #[derive(Debug, Parser)]
 #[command(after_help = "BED_KVM=1 gives the virtual workers a real processor, where /dev/kvm can run a kernel.")]
@@ -52,6 +66,12 @@ struct Flags {
     /// Which flows: all, always (the few that every run of the tests shows), none, or names separated by commas
     #[arg(long, default_value = "all")]
     flows: String,
+    /// How much of the Kubernetes storage suite is run after the flows
+    #[arg(long, value_enum, default_value = "none")]
+    suite: Suite,
+    /// Only the specs of the suite whose name holds this
+    #[arg(long, default_value = "")]
+    focus: String,
     /// Print the flows' names and end
     #[arg(long)]
     list: bool,
@@ -83,7 +103,7 @@ async fn main() {
             flows::ALL.iter().for_each(|flow| println!("{}", flow.name));
             Ok(0)
         }
-        None => guard::run().await,
+        None => guard::run(&flags.cache.join("host")).await,
         Some(dir) => run(&flags, &dir).await.map(u8::from),
     };
     let code = ran.unwrap_or_else(|error| {
@@ -104,6 +124,7 @@ async fn run(flags: &Flags, dir: &Path) -> Result<bool> {
     let read =
         |name: &str| std::fs::canonicalize(flags.cache.join(name)).with_context(|| format!("{name}: run prepare.sh"));
     let parts = Parts {
+        host: read("host")?,
         programs: read("programs")?,
         images: read("images")?,
         worker: if workers > 0 { read("worker")? } else { PathBuf::new() },
@@ -118,7 +139,7 @@ async fn run(flags: &Flags, dir: &Path) -> Result<bool> {
     guard::furnish(dir, workers).await?;
     let mut bed = Bed::start(dir, parts, workers, logs).await?;
     let shown = tokio::select! {
-        shown = show(&mut bed, &chosen) => shown,
+        shown = show(&mut bed, &chosen, flags) => shown,
         () = told_to_end() => Err(anyhow::anyhow!("told to end")),
     };
     if let Err(error) = &shown {
@@ -159,7 +180,7 @@ fn named(name: &str) -> Result<Flow> {
 }
 
 /// Installs the driver and shows the flows; tells whether one failed.
-async fn show(bed: &mut Bed, flows: &[Flow]) -> Result<bool> {
+async fn show(bed: &mut Bed, flows: &[Flow], flags: &Flags) -> Result<bool> {
     let began = Instant::now();
     driver::install(bed).await?;
     println!("the driver is installed, in {:.1} s", began.elapsed().as_secs_f64());
@@ -181,6 +202,18 @@ async fn show(bed: &mut Bed, flows: &[Flow]) -> Result<bool> {
             }
         }
     }
+    println!("{}", driver::figures(bed).await?);
     println!("kubernetes: {passed} passed, {failed} failed, {skipped} skipped");
-    Ok(failed > 0)
+    if flags.suite == Suite::None {
+        return Ok(failed > 0);
+    }
+    let logs = bed.processes.logs().to_owned();
+    let program = std::fs::canonicalize(flags.cache.join("suite")).context("suite: run prepare.sh")?;
+    let every = if flags.suite == Suite::Sample { 7 } else { 1 };
+    let choice = suite::Choice { focus: &flags.focus, slow: flags.suite == Suite::All, every };
+    let ended = suite::run(bed, &program, &logs, &choice).await?;
+    ended.print();
+    let left = leftovers::look(bed).await?;
+    println!("suite: left at the end: {left:?}");
+    Ok(failed > 0 || !ended.failed.is_empty() || !left.is_empty())
 }

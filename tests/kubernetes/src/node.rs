@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::{fs, process::Command};
 
 use crate::{
+    bed::Parts,
     network::{self, HOST},
     process::{Processes, output},
 };
@@ -117,7 +118,7 @@ pub fn below(tree: &Path, dir: &Path) -> PathBuf {
 pub async fn start_host(
     processes: &mut Processes,
     dir: &Path,
-    programs: &Path,
+    parts: &Parts,
     node: &Node,
     images: &[PathBuf],
 ) -> Result<()> {
@@ -135,13 +136,14 @@ state = "{state}"
   sandbox_image = "registry.k8s.io/pause:3.10"
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
+    bin_dir = "{plugins}"
     conf_dir = "{cni}"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
 "#,
         root = show("containerd"),
         state = show("containerd-state"),
+        plugins = parts.host.join("usr/lib/cni").display(),
         cni = show("cni"),
     );
     fs::write(home.join("containerd.toml"), containerd).await?;
@@ -167,7 +169,7 @@ state = "{state}"
     }
     let keys = dir.join("keys");
     fs::write(home.join("kubelet.yaml"), kubelet_config(node, dir, &keys.display().to_string(), &socket)).await?;
-    start_host_kubelet(processes, dir, programs, node)
+    start_host_kubelet(processes, dir, &parts.programs, node)
 }
 
 /// Starts the host's kubelet, for the first time or again.

@@ -32,6 +32,11 @@ impl Processes {
         Self { logs, running: Vec::new() }
     }
 
+    /// Where the logs are.
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
     /// Where the log of the process `name` is.
     pub fn log(&self, name: &str) -> PathBuf {
         self.logs.join(format!("{name}.log"))
