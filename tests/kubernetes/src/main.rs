@@ -100,7 +100,9 @@ async fn main() {
     let flags = Flags::parse();
     let ran = match guard::inside() {
         _ if flags.list => {
-            flows::ALL.iter().for_each(|flow| println!("{}", flow.name));
+            for flow in flows::ALL {
+                println!("{}", flow.name);
+            }
             Ok(0)
         }
         None => guard::run(&flags.cache.join("host")).await,
