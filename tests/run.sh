@@ -18,6 +18,7 @@ fi
 mkdir -p "$logs"
 passed=0 failed=0 skipped=0
 summary=()
+made= host_bed=
 
 # section NAME COUNTER COMMAND...: runs the command, shows its output, and lets the counter read it.
 # A counter prints "passed failed skipped"; a command that fails without a counted failure counts as one.
@@ -142,6 +143,8 @@ count_image() { awk '/^ok: / { p++ } /^FAILED: / { f++ } /^skipped: / { s++ } EN
 image() {
     local arch reason
     for arch in ${IMAGES:-amd64 arm64}; do
+        # It is made first for Kubernetes, if that is among the parts.
+        [ "$made $arch" != "yes amd64" ] || continue
         if reason=$(tests/kubernetes/image.sh --arch "$arch" --possible); then
             section "image, $arch" count_image tests/root.sh tests/kubernetes/image.sh --arch "$arch"
         else
@@ -157,26 +160,49 @@ count_bed() {
     awk '/^(kubernetes|suite): [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ { p += $2; f += $4; s += $6 }
         END { print p + 0, f + 0, s + 0 }' "$1"
 }
-kubernetes() {
-    local reason image bed=("$PWD/tests/root.sh" "$bins/kubernetes-bed")
-    [ "$(uname -sm)" = "Linux x86_64" ] || { skip "kubernetes" "its workers are x86-64 Linux machines"; return; }
+# kubernetes_is_made: makes, once, what the bed needs; says what is missing as a section of its own
+kubernetes_is_made() {
+    local reason
+    [ -z "$made" ] || { [ "$made" = yes ]; return; }
+    made=no
+    [ "$(uname -sm)" = "Linux x86_64" ] || { skip "kubernetes" "its workers are x86-64 Linux machines"; return 1; }
+    reason=$(tests/kubernetes/image.sh --possible) || { skip "kubernetes" "${reason##*$'\n'}"; return 1; }
     section "kubernetes, what it is made of" count_check tests/root.sh tests/kubernetes/prepare.sh
-    reason=$(tests/kubernetes/image.sh --possible) || { skip "kubernetes" "${reason##*$'\n'}"; return; }
     section "kubernetes, the driver's image" count_image tests/root.sh tests/kubernetes/image.sh
     image=$(tail -n 1 "$logs/kubernetes--the-driver-s-image.log")
-    cargo build --package kubernetes-bed || { section "build" count_check false; return; }
+    cargo build --package kubernetes-bed || { section "build" count_check false; return 1; }
+    made=yes
+}
+# The host's flows wait most of their time, and so do the integration tests: they run beside each other.
+begin_on_host() {
+    local suite=sample
+    [ "${FLOWS:-}" != all ] || suite=quick
+    kubernetes_is_made || return
+    tests/root.sh "$bins/kubernetes-bed" --on host --image "$image" --suite "$suite" >"$logs/host-bed.log" 2>&1 &
+    host_bed=$!
+}
+trap '[ -z "$host_bed" ] || kill "$host_bed" 2>/dev/null' EXIT
+told_on_host() { cat "$logs/host-bed.log"; return "$host_status"; }
+kubernetes() {
+    local bed=(tests/root.sh "$bins/kubernetes-bed" --on virtual)
+    [ -n "$host_bed" ] || begin_on_host
+    kubernetes_is_made || return
+    # Here, and not in the section's pipe, whose shell has no children
+    wait "$host_bed"
+    host_status=$? host_bed=
+    section "kubernetes on the host" count_bed told_on_host
     if [ "${FLOWS:-}" = all ]; then
-        section "kubernetes on the host" count_bed "${bed[@]}" --on host --image "$image" --suite quick
-        section "kubernetes on two workers" count_bed "${bed[@]}" --on virtual --image "$image" --suite all
+        section "kubernetes on two workers" count_bed "${bed[@]}" --image "$image" --suite all
     else
-        section "kubernetes on the host" count_bed "${bed[@]}" --on host --image "$image" --suite sample
-        section "kubernetes on two workers" count_bed "${bed[@]}" --on virtual --image "$image" --flows "${FLOWS:-always}"
+        section "kubernetes on two workers" count_bed "${bed[@]}" --image "$image" --flows "${FLOWS:-always}"
     fi
 }
 
+case " $* " in *" unit "*" kubernetes "*) beside=yes ;; *) beside= ;; esac
 for part in "$@"; do
     case $part in
-        lint | unit | guest | contract | sanity | deploy | image | kubernetes) "$part" ;;
+        unit) [ -z "$beside" ] || begin_on_host; unit ;;
+        lint | guest | contract | sanity | deploy | image | kubernetes) "$part" ;;
         *) echo "no such part: $part" >&2; exit 64 ;;
     esac
 done
