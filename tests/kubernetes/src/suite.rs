@@ -35,10 +35,7 @@ const NOT_FOR_US: &[(&str, &str)] = &[
 /// Why specs of this kind are run on the virtual workers only.
 const NOT_ON_THE_HOST: &[(&str, &str)] = &[
     ("volume-expand", "an ext4 grows on the host only where root has CAP_SYS_RESOURCE"),
-    (
-        "provision storage with snapshot data source larger than",
-        "an ext4 grows on the host only where root has CAP_SYS_RESOURCE",
-    ),
+    ("larger size pvc", "an ext4 grows on the host only where root has CAP_SYS_RESOURCE"),
     ("should support expansion of pvcs", "an ext4 grows on the host only where root has CAP_SYS_RESOURCE"),
     ("different node", "there is one node"),
 ];
