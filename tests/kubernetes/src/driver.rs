@@ -4,6 +4,11 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{
     bed::{Bed, text},
@@ -122,6 +127,34 @@ pub async fn kill(bed: &Bed, pod: &str) -> Result<()> {
         format!("ctr --address {}", bed.dir.join(&node.name).join("containerd.sock").display())
     };
     node.run(&format!("{ctr} --namespace k8s.io tasks kill --signal SIGKILL {id}")).await.map(drop)
+}
+
+/// The controller's pod.
+pub fn controller_pod() -> String {
+    format!("{CONTROLLER}-0")
+}
+
+/// Starts a set's pods anew, as an upgrade does.
+pub async fn restart(bed: &Bed, set: &str) -> Result<()> {
+    bed.kubectl.run(&["rollout", "restart", "-n", NAMESPACE, set]).await.map(drop)
+}
+
+/// What a pod of the driver answers who asks whether it is ready: the status, and the reason why not.
+pub async fn readiness(bed: &Bed, pod: &str) -> Result<(String, String)> {
+    let address = bed.kubectl.field(&["pod", "-n", NAMESPACE, pod], ".status.podIP").await?;
+    ensure!(!address.is_empty(), "{pod} has no address");
+    // Not through the API server: kubectl does not show what comes with a 503.
+    let asked = async {
+        let mut stream = TcpStream::connect((address.as_str(), 9808)).await?;
+        stream.write_all(format!("GET /readyz HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = timeout(Duration::from_secs(10), asked).await.with_context(|| format!("{pod} does not answer"))??;
+    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{pod} answers {answer}"))?;
+    let status = head.split(' ').nth(1).with_context(|| format!("{pod} answers {answer}"))?;
+    Ok((status.to_owned(), body.trim().to_owned()))
 }
 
 /// How often the driver's container of a pod was started again.

@@ -1,6 +1,7 @@
 //! The flows. Each is its own proof, in a namespace of its own; their order is that of their weight.
 
 mod disks;
+mod trouble;
 
 use crate::flow::{Flow, On};
 
@@ -16,4 +17,9 @@ pub const ALL: &[Flow] = &[
     flow!(Any, false, disks::a_claim_becomes_ext4_in_a_pod),
     flow!(Any, true, disks::a_claim_becomes_xfs_in_a_pod),
     flow!(Any, false, disks::a_claim_becomes_btrfs_in_a_pod),
+    flow!(Any, true, trouble::ten_claims_survive_the_death_of_the_controller),
+    flow!(Any, false, trouble::ten_claims_survive_the_death_of_the_node_driver),
+    flow!(Any, false, trouble::a_rotated_token_is_followed_without_a_restart),
+    flow!(Any, false, trouble::a_minute_without_the_cloud_is_made_up_for),
+    flow!(Any, false, trouble::a_slow_cloud_gives_a_claim_its_volume_once),
 ];
