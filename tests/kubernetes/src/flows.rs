@@ -1,6 +1,7 @@
 //! The flows. Each is its own proof, in a namespace of its own; their order is that of their weight.
 
 mod disks;
+mod nodes;
 mod trouble;
 
 use crate::flow::{Flow, On};
@@ -22,4 +23,10 @@ pub const ALL: &[Flow] = &[
     flow!(Any, false, trouble::a_rotated_token_is_followed_without_a_restart),
     flow!(Any, false, trouble::a_minute_without_the_cloud_is_made_up_for),
     flow!(Any, false, trouble::a_slow_cloud_gives_a_claim_its_volume_once),
+    flow!(Virtual, true, nodes::a_pod_moves_to_the_other_worker_with_its_data),
+    flow!(Virtual, true, nodes::a_dead_workers_pod_comes_back_on_the_other_with_its_data),
+    flow!(Virtual, false, nodes::a_drained_workers_pod_moves_with_its_data),
+    flow!(Any, false, nodes::a_drained_nodes_driver_waits_until_its_volumes_are_off),
+    flow!(Any, false, nodes::a_driver_whose_node_goes_on_ends_at_once),
+    flow!(Any, false, nodes::the_scheduler_knows_how_many_volumes_a_node_takes),
 ];
