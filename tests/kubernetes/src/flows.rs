@@ -2,6 +2,7 @@
 
 mod disks;
 mod nodes;
+mod startup;
 mod trouble;
 
 use crate::flow::{Flow, On};
@@ -29,4 +30,5 @@ pub const ALL: &[Flow] = &[
     flow!(Any, false, nodes::a_drained_nodes_driver_waits_until_its_volumes_are_off),
     flow!(Any, false, nodes::a_driver_whose_node_goes_on_ends_at_once),
     flow!(Any, false, nodes::the_scheduler_knows_how_many_volumes_a_node_takes),
+    flow!(Any, false, startup::a_startup_taint_goes_when_the_driver_is_there),
 ];
