@@ -2,6 +2,7 @@
 
 mod disks;
 mod nodes;
+mod operations;
 mod startup;
 mod trouble;
 
@@ -31,4 +32,7 @@ pub const ALL: &[Flow] = &[
     flow!(Any, false, nodes::a_driver_whose_node_goes_on_ends_at_once),
     flow!(Any, false, nodes::the_scheduler_knows_how_many_volumes_a_node_takes),
     flow!(Any, false, startup::a_startup_taint_goes_when_the_driver_is_there),
+    flow!(Any, false, operations::an_upgrade_under_load_is_noticed_by_no_pod),
+    // The last, since it takes the driver away.
+    flow!(Any, false, operations::taken_away_it_leaves_nothing),
 ];

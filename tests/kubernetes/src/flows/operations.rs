@@ -1,0 +1,166 @@
+//! The driver is upgraded and taken away.
+
+use std::{cell::Cell, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::trouble::volumes;
+use crate::{
+    bed::{Bed, text},
+    driver::{self, CONTROLLER, NAMESPACE, NODE},
+    eventually::eventually,
+    stage::{CLASS, POD, Pod, Stage, claim},
+};
+
+/// How many pods with a volume are made at least while the driver is upgraded; and at most, since an instance takes eleven.
+const PODS: std::ops::RangeInclusive<usize> = 6..=10;
+/// Writes a line with the time each second, and another where that fails.
+const WRITER: &str = r"
+trap exit TERM
+while :; do
+    { cut -d . -f 1 /proc/uptime >> /steady/log && sync; } || echo failed >> /tmp/failures
+    sleep 1
+done
+";
+/// The longest that no line was written, in seconds.
+const LONGEST: &str =
+    "awk 'NR > 1 && $1 - last > longest { longest = $1 - last } { last = $1 } END { print longest + 0 }' /steady/log";
+
+pub(super) async fn an_upgrade_under_load_is_noticed_by_no_pod(stage: &mut Stage<'_>) -> Result<()> {
+    let node = stage.first();
+    let mut steady = Pod::new("steady").on(&node).with("steady");
+    steady.object["spec"]["containers"][0]["command"] = json!(["sh", "-c", WRITER]);
+    stage.make(&[claim("steady", CLASS, 10)]).await?;
+    stage.run(&steady).await?;
+    let before = lines(stage).await?;
+    let pods = [driver::controller_pod(), driver::node_pod(stage.bed, &node).await?];
+    let uid = uid(stage.bed, &pods[0]).await?;
+
+    let upgraded = Cell::new(false);
+    let (stage, upgraded) = (&*stage, &upgraded);
+    let load = async {
+        let mut made = 0;
+        while made < *PODS.start() || (!upgraded.get() && made < *PODS.end()) {
+            let name = format!("load-{made}");
+            stage.make(&[claim(&name, CLASS, 10)]).await?;
+            stage.run(&Pod::new(&name).on(&stage.first()).with(&name)).await?;
+            made += 1;
+        }
+        Ok::<_, anyhow::Error>(made)
+    };
+    let upgrade = async {
+        for set in [format!("statefulset/{CONTROLLER}"), format!("daemonset/{NODE}")] {
+            driver::restart(stage.bed, &set).await?;
+        }
+        driver::is_ready(stage.bed).await?;
+        upgraded.set(true);
+        Ok(())
+    };
+    let (made, ()) = tokio::try_join!(load, upgrade)?;
+
+    let now = self::uid(stage.bed, &pods[0]).await?;
+    ensure!(now != uid, "the controller's pod is the one from before");
+    let now = driver::node_pod(stage.bed, &node).await?;
+    ensure!(now != pods[1], "the node driver's pod is the one from before");
+    let mut claimed = vec![stage.volume("steady").await?];
+    for number in 0..made {
+        let name = format!("load-{number}");
+        stage.sh(&name, &format!("echo here > /{name}/file && sync")).await?;
+        claimed.push(stage.volume(&name).await?);
+    }
+    let mut there: Vec<_> = volumes(stage).into_iter().map(|volume| volume.id).collect();
+    claimed.sort();
+    there.sort();
+    ensure!(there == claimed, "the cloud has {there:?}, and these are claimed: {claimed:?}");
+
+    let failures = stage.sh("steady", "cat /tmp/failures 2>/dev/null || true").await?;
+    ensure!(failures.is_empty(), "writes failed: {failures}");
+    let after = lines(stage).await?;
+    ensure!(after > before, "it wrote {before} lines before and {after} now");
+    let longest: u64 = stage.sh("steady", LONGEST).await?.parse()?;
+    ensure!(longest <= 30, "for {longest} s it wrote nothing");
+    let restarts = stage.get("pod/steady").await?["status"]["containerStatuses"][0]["restartCount"].clone();
+    ensure!(restarts == json!(0), "it was restarted {restarts} times");
+    Ok(())
+}
+
+async fn lines(stage: &Stage<'_>) -> Result<u64> {
+    let told = stage.sh("steady", "wc -l < /steady/log").await?;
+    told.parse().with_context(|| format!("wc says {told}"))
+}
+
+async fn uid(bed: &Bed, pod: &str) -> Result<String> {
+    bed.kubectl.field(&["pod", "-n", NAMESPACE, pod], ".metadata.uid").await
+}
+
+/// What is the driver's on a node, beside the folder of records that its README tells of.
+const LOOK: &str = r#"
+find /var/lib/kubelet/plugins_registry /var/lib/kubelet/plugins/block.csi.vultr.com -type s 2>/dev/null
+for process in /proc/[0-9]*; do
+    [ "$(cat $process/comm 2>/dev/null)" != cloud-block-csi ] || echo "the driver runs as $process"
+done
+true
+"#;
+
+pub(super) async fn taken_away_it_leaves_nothing(stage: &mut Stage<'_>) -> Result<()> {
+    // Something that it can leave behind
+    used(stage, "before").await?;
+    let removed = removed(stage.bed).await;
+    driver::install(stage.bed).await?;
+    removed?;
+    used(stage, "after").await
+}
+
+/// A claim becomes a pod, and both are taken away.
+async fn used(stage: &Stage<'_>, name: &str) -> Result<()> {
+    stage.make(&[claim(name, CLASS, 10)]).await?;
+    stage.run(&Pod::new(name).on(&stage.first()).with(name)).await?;
+    stage.end(name).await?;
+    stage.delete(&format!("pvc/{name}")).await?;
+    eventually("no volume is left", POD, async || {
+        let objects = stage.bed.kubectl.run(&["get", "pv,volumeattachments", "-o", "name"]).await?;
+        ensure!(objects.trim().is_empty(), "left: {objects}");
+        Ok(())
+    })
+    .await
+}
+
+async fn removed(bed: &Bed) -> Result<()> {
+    let found = named_after_it(bed).await?;
+    ensure!(found.len() > 10, "installed, and there is only {found:?}");
+    driver::uninstall(bed).await?;
+    bed.kubectl.run(&["delete", "-n", NAMESPACE, "secret", "vultr-csi"]).await?;
+    bed.kubectl.run(&["delete", "-n", NAMESPACE, "configmap", "cloud-block-csi", "--ignore-not-found"]).await?;
+    eventually("nothing of it is left", Duration::from_secs(180), async || {
+        let mut left = named_after_it(bed).await?;
+        for node in bed.kubectl.list(&["csinodes"]).await? {
+            let drivers = node["spec"]["drivers"].as_array().cloned().unwrap_or_default();
+            let ours = drivers.iter().any(|it| text(it, "/name") == driver::NAME);
+            left.extend(ours.then(|| format!("in csinode/{}", text(&node, "/metadata/name"))));
+        }
+        for node in bed.nodes.iter().chain([&bed.host]) {
+            let found = node.run(LOOK).await?;
+            left.extend(found.lines().map(|line| format!("{}: {line}", node.name)));
+        }
+        ensure!(left.is_empty(), "left: {left:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// Every object, of any kind, that is the driver's by its label or by its name. What happened to it, and is told by events,
+/// is not it.
+async fn named_after_it(bed: &Bed) -> Result<Vec<String>> {
+    let kinds = bed.kubectl.run(&["api-resources", "--verbs=list", "-o", "name"]).await?;
+    let kinds: Vec<_> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
+    let kinds = kinds.join(",");
+    let labelled = ["get", &kinds, "-A", "-o", "name", "-l", "app.kubernetes.io/name=cloud-block-csi"];
+    let mut found: Vec<_> = bed.kubectl.run(&labelled).await?.lines().map(str::to_owned).collect();
+    let all = bed.kubectl.run(&["get", &kinds, "-A", "-o", "name"]).await?;
+    let names = ["cloud-block-csi", "vultr", "block-csi"];
+    found.extend(all.lines().filter(|line| names.iter().any(|name| line.contains(name))).map(str::to_owned));
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
