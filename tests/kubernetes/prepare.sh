@@ -101,7 +101,11 @@ make_worker() {
 for part in "$@"; do
     case $part in
         host) once host "$(declare -f make_host | key)" make_host ;;
-        programs) once programs "$kubernetes-$(key "$here"/programs/{go.mod,go.sum,programs.go})" make_programs ;;
+        programs)
+            once programs "$kubernetes-$(key "$here"/programs/{go.mod,go.sum,programs.go})" make_programs
+            # Go's own cache keeps it, and the bed has no network to build it with.
+            (cd "$here/../deploy" && CGO_ENABLED=0 go tool -n helm >/dev/null)
+            ;;
         suite) once suite "$kubernetes-$(key "$here"/programs/{go.mod,go.sum,suite/*})" make_suite ;;
         images) once images "$(readlink "$cache/programs" | key - "$here"/images/*)" make_images ;;
         worker) once worker "$(readlink "$cache/images" | key - "$here"/worker/*)" make_worker ;;

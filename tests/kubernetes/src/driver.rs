@@ -7,12 +7,14 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    process::Command,
     time::timeout,
 };
 
 use crate::{
     bed::{Bed, text},
     eventually::eventually,
+    process::output,
 };
 
 /// The driver's name.
@@ -172,6 +174,37 @@ pub async fn figures(bed: &Bed) -> Result<String> {
         grep -E 'VmRSS|RssAnon|Threads' /proc/$process/status | tr -s '\\t\\n' ' '; echo; done";
     let processes = node.run(&look.replace("$p", "")).await?;
     Ok(format!("the node's pod has the containers: {containers}; on {}:\n{}", node.name, processes.trim()))
+}
+
+/// The chart, rendered for this cluster with these settings (`NAME=VALUE`), by the Helm that its own tests use.
+pub async fn rendered(bed: &Bed, settings: &[&str]) -> Result<String> {
+    let mut helm = Command::new("go");
+    helm.args(["tool", "-n", "helm"]).current_dir(bed.parts.repository.join("tests/deploy")).env("CGO_ENABLED", "0");
+    let helm = output(&mut helm).await?;
+    let version = bed.kubectl.run(&["version", "-o", "json"]).await?;
+    let version: Value = serde_json::from_str(&version)?;
+    let mut template = Command::new(helm.trim());
+    template.arg("template").arg("cloud-block-csi").arg(bed.parts.repository.join("deploy/chart"));
+    template.args(["--namespace", NAMESPACE, "--kube-version", text(&version, "/serverVersion/gitVersion")]);
+    template.arg("--api-versions=snapshot.storage.k8s.io/v1/VolumeSnapshotClass");
+    for setting in settings {
+        template.args(["--set", setting]);
+    }
+    output(&mut template).await
+}
+
+/// Looks that the API server has refused the driver and its sidecars nothing, by what they logged.
+pub async fn is_refused_nothing(bed: &Bed) -> Result<()> {
+    let pods = bed.kubectl.list(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=cloud-block-csi"]).await?;
+    ensure!(!pods.is_empty(), "the driver has no pods");
+    for pod in &pods {
+        let name = text(pod, "/metadata/name");
+        let logs = bed.kubectl.run(&["logs", "-n", NAMESPACE, name, "--all-containers", "--prefix"]).await?;
+        let refused = |line: &&str| ["forbidden", "unauthorized"].iter().any(|word| line.to_lowercase().contains(word));
+        let lines: Vec<_> = logs.lines().filter(refused).collect();
+        ensure!(lines.is_empty(), "the API server refuses {name} something:\n{}", lines.join("\n"));
+    }
+    Ok(())
 }
 
 /// Takes the driver away as its README says.
