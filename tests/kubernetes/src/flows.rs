@@ -1,6 +1,7 @@
 //! The flows. Each is its own proof, in a namespace of its own; their order is that of their weight.
 
 mod disks;
+mod lease;
 mod manifest;
 mod nodes;
 mod operations;
@@ -35,6 +36,7 @@ pub const ALL: &[Flow] = &[
     flow!(Any, false, startup::a_startup_taint_goes_when_the_driver_is_there),
     flow!(Any, false, operations::an_upgrade_under_load_is_noticed_by_no_pod),
     flow!(Any, false, manifest::the_manifest_is_valid_for_the_server),
+    flow!(Any, false, lease::two_controllers_and_one_is_active),
     // The last, since it takes the driver away.
     flow!(Any, false, operations::taken_away_it_leaves_nothing),
 ];

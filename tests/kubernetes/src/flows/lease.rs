@@ -1,0 +1,174 @@
+//! Two controllers, of which the one that holds the lease works.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use vultr_sim::{Fault, Operation, When};
+
+use crate::{
+    bed::Bed,
+    driver::{self, CONTROLLER, NAMESPACE},
+    eventually::eventually,
+    stage::{POD, Pod, Stage, claim, class},
+};
+
+/// The driver's own lease, as the chart calls it.
+const LEASE: &str = "cloud-block-csi-controller";
+/// Those of the sidecars.
+const SIDECARS: [&str; 4] = [
+    "block-csi-vultr-com",
+    "external-attacher-leader-block-csi-vultr-com",
+    "external-resizer-block-csi-vultr-com",
+    "external-snapshotter-leader-block-csi-vultr-com",
+];
+/// How long a holder of the lease is waited for that says nothing any more.
+const SILENCE: Duration = Duration::from_secs(15);
+
+pub(super) async fn two_controllers_and_one_is_active(stage: &mut Stage<'_>) -> Result<()> {
+    let shown = two(stage).await;
+    let restored = restore(stage.bed).await;
+    shown.and(restored)
+}
+
+async fn two(stage: &mut Stage<'_>) -> Result<()> {
+    let manifest = driver::rendered(stage.bed, &["controller.replicas=2"]).await?;
+    none(stage.bed).await?;
+    stage.bed.kubectl.with_manifest(&["apply"], &manifest).await?;
+    driver::is_ready(stage.bed).await?;
+    let first = holder(stage.bed, LEASE).await?;
+    works_in(stage.bed, &first).await?;
+    let second = if first.ends_with("-0") { format!("{CONTROLLER}-1") } else { format!("{CONTROLLER}-0") };
+    let told = logs(stage.bed, &second).await?;
+    ensure!(told.contains(&format!("waiting for the lease {LEASE}")), "the one that waits does not say so:\n{told}");
+    ensure!(!told.contains("this is the active controller"), "both are active:\n{told}");
+
+    // The active one dies between a request for a volume and its answer, and its machine with it.
+    let before = creates(stage.bed);
+    stage.bed.cloud.add_fault(Fault::delay(Operation::CreateBlock, When::After, Duration::from_secs(600)).times(1));
+    let mut immediate = class("immediate", &json!({}));
+    immediate["volumeBindingMode"] = json!("Immediate");
+    stage.make(&[immediate, claim("data", "immediate", 10)]).await?;
+    let volume = eventually("the cloud has the volume", POD, async || {
+        let volumes = stage.bed.cloud.view().volumes;
+        ensure!(volumes.len() == 1, "it has {}", volumes.len());
+        Ok(volumes[0].id.clone())
+    })
+    .await?;
+    driver::is_refused_nothing(stage.bed).await?;
+    cordon(stage.bed, "cordon").await?;
+    driver::kill(stage.bed, &first).await?;
+    let died = Instant::now();
+    stage.bed.kubectl.run(&["delete", "pod", "-n", NAMESPACE, &first, "--grace-period=0", "--force"]).await?;
+    passes_to(stage.bed, &second).await?;
+    let taken = died.elapsed();
+    works_in(stage.bed, &second).await?;
+    let works = died.elapsed();
+    stage.is_bound("data").await?;
+    println!(
+        "  after a death: the lease is taken in {:.1} s, the sidecars work in {:.1} s, the claim is bound in {:.1} s",
+        taken.as_secs_f64(),
+        works.as_secs_f64(),
+        died.elapsed().as_secs_f64()
+    );
+    let bound = stage.volume("data").await?;
+    ensure!(bound == volume, "the claim is bound to {bound}, and {volume} was made first");
+    let volumes = stage.bed.cloud.view().volumes.len();
+    ensure!(volumes == 1, "there are {volumes} volumes of one name");
+    let asked = creates(stage.bed) - before;
+    ensure!(asked == 1, "the cloud was asked for it {asked} times");
+    cordon(stage.bed, "uncordon").await?;
+    let node = stage.first();
+    stage.run(&Pod::new("user").on(&node).with("data")).await?;
+
+    // The other one goes in order, and says so.
+    driver::rolled_out(stage.bed, &format!("statefulset/{CONTROLLER}")).await?;
+    stage.bed.kubectl.run(&["delete", "pod", "-n", NAMESPACE, &second, "--wait=false"]).await?;
+    let left = Instant::now();
+    passes_to(stage.bed, &first).await?;
+    let taken = left.elapsed();
+    stage.make(&[claim("more", "immediate", 10)]).await?;
+    stage.is_bound("more").await?;
+    println!(
+        "  after an orderly end: the lease is taken in {:.1} s, a new claim is bound in {:.1} s",
+        taken.as_secs_f64(),
+        left.elapsed().as_secs_f64()
+    );
+    ensure!(taken < SILENCE, "the lease was given back, and still taken after {taken:?} only");
+    works_in(stage.bed, &first).await?;
+    driver::rolled_out(stage.bed, &format!("statefulset/{CONTROLLER}")).await?;
+    stage.end("user").await?;
+    for claim in ["pvc/data", "pvc/more"] {
+        stage.delete(claim).await?;
+    }
+    driver::is_refused_nothing(stage.bed).await
+}
+
+/// One controller without a lease, as it is shipped.
+async fn restore(bed: &mut Bed) -> Result<()> {
+    bed.cloud.clear_faults();
+    cordon(bed, "uncordon").await?;
+    bed.kubectl.delete(&["storageclass", "immediate"], POD).await?;
+    none(bed).await?;
+    driver::install(bed).await?;
+    bed.kubectl.delete(&["-n", NAMESPACE, &format!("lease/{LEASE}"), &format!("pdb/{CONTROLLER}")], POD).await
+}
+
+/// Ends the controllers and waits until they have, as the README says for a change of their number: who needs no lease
+/// does not wait for who has one.
+async fn none(bed: &Bed) -> Result<()> {
+    bed.kubectl.run(&["scale", "-n", NAMESPACE, "statefulset", CONTROLLER, "--replicas=0"]).await?;
+    bed.kubectl.wait(&["-n", NAMESPACE, "--for=delete", "pod", "-l", &format!("app={CONTROLLER}")], POD).await
+}
+
+/// How often the cloud was asked for a volume, answered or not.
+fn creates(bed: &Bed) -> usize {
+    bed.cloud.log().iter().filter(|entry| entry.operation == Operation::CreateBlock).count()
+}
+
+/// Lets no pod come to any node, or any again.
+async fn cordon(bed: &Bed, verb: &str) -> Result<()> {
+    for node in bed.nodes.iter().chain([&bed.host]) {
+        bed.kubectl.run(&[verb, &node.name]).await?;
+    }
+    Ok(())
+}
+
+/// The pod that has a lease.
+async fn holder(bed: &Bed, lease: &str) -> Result<String> {
+    eventually(&format!("somebody has the lease {lease}"), POD, async || {
+        let identity = bed.kubectl.field(&["lease", "-n", NAMESPACE, lease], ".spec.holderIdentity").await?;
+        ensure!(identity.starts_with(CONTROLLER), "it names '{identity}'");
+        // The driver's is followed by what tells one process of a pod from the next.
+        Ok(identity.split('_').next().unwrap_or_default().to_owned())
+    })
+    .await
+}
+
+/// Waits until `pod` has the driver's lease.
+async fn passes_to(bed: &Bed, pod: &str) -> Result<()> {
+    eventually(&format!("{pod} is the active one"), POD, async || {
+        let holder = holder(bed, LEASE).await?;
+        ensure!(holder == pod, "it is {holder}");
+        Ok(())
+    })
+    .await
+}
+
+/// Waits until the sidecars of `pod` are those that work.
+async fn works_in(bed: &Bed, pod: &str) -> Result<()> {
+    for lease in SIDECARS {
+        eventually(&format!("{pod} has the lease {lease}"), POD, async || {
+            let holder = holder(bed, lease).await?;
+            ensure!(holder == pod, "{holder} has it");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// What the driver of a pod logged.
+async fn logs(bed: &Bed, pod: &str) -> Result<String> {
+    bed.kubectl.run(&["logs", "-n", NAMESPACE, pod, "-c", "driver"]).await
+}
