@@ -3,6 +3,7 @@
 mod disks;
 mod lease;
 mod manifest;
+mod migration;
 mod nodes;
 mod operations;
 mod startup;
@@ -37,6 +38,7 @@ pub const ALL: &[Flow] = &[
     flow!(Any, false, operations::an_upgrade_under_load_is_noticed_by_no_pod),
     flow!(Any, false, manifest::the_manifest_is_valid_for_the_server),
     flow!(Any, false, lease::two_controllers_and_one_is_active),
+    flow!(Any, true, migration::a_cluster_of_vultrs_driver_comes_and_can_go_back),
     // The last, since it takes the driver away.
     flow!(Any, false, operations::taken_away_it_leaves_nothing),
 ];

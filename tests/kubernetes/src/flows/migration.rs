@@ -1,0 +1,219 @@
+//! From Vultr's own driver to this one and back, by the commands of deploy/migration.md as they stand there.
+
+mod guide;
+mod old;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use vultr_sim::{Fault, Operation, When};
+
+use crate::{
+    bed::{Bed, text},
+    driver::{self, NAMESPACE},
+    eventually::eventually,
+    stage::{CLASS, POD, Pod, Stage, claim},
+};
+
+/// What the newer provisioner marks volumes with.
+const MARK: &str = "external-provisioner.volume.kubernetes.io/finalizer";
+
+pub(super) async fn a_cluster_of_vultrs_driver_comes_and_can_go_back(stage: &mut Stage<'_>) -> Result<()> {
+    let folder = stage.bed.dir.join("migration");
+    let shown = comes_and_goes(stage, &folder).await;
+    let restored = restore(stage, &folder).await.context("putting the driver back");
+    shown.and(restored)
+}
+
+async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
+    old_cluster(stage, folder).await?;
+    let (first, second) = (stage.first(), stage.second().unwrap_or_else(|_| stage.first()));
+    guide::watch(stage.bed)?;
+    // The old driver is in the middle of a creation, too.
+    stage.bed.cloud.add_fault(Fault::delay(Operation::CreateBlock, When::After, Duration::from_secs(600)).times(1));
+    stage.make(&[claim("midway", CLASS, 10)]).await?;
+    let midway = eventually("the cloud has the third volume", POD, async || {
+        let volumes = stage.bed.cloud.view().volumes;
+        ensure!(volumes.len() == 3, "it has {}", volumes.len());
+        Ok(volumes[2].clone())
+    })
+    .await?;
+    let before = guide::objects(stage, "midway").await?;
+    let checks = guide::blocks(stage.bed, "check")?;
+    guide::follow(stage.bed, folder, &checks[0]).await?;
+    for block in guide::blocks(stage.bed, "migrate")? {
+        guide::follow(stage.bed, folder, &block).await?;
+    }
+    driver::is_ready(stage.bed).await?;
+    for block in &checks[1..] {
+        guide::follow(stage.bed, folder, block).await?;
+    }
+    guide::unchanged(stage, &before, "midway").await?;
+
+    for pod in ["made", "by-hand"] {
+        goes_on(stage, pod).await?;
+    }
+    // On the node where the old driver mounted it, on another one by an attachment of our own, and to its end
+    stage.run(&Pod::new("joins").on(&first).with("made")).await?;
+    has_beats(stage, "joins", "made").await?;
+    let made = stage.volume("made").await?;
+    for pod in ["joins", "made"] {
+        stage.end(pod).await?;
+    }
+    is_detached(stage, &made).await?;
+    stage.run(&Pod::new("moved").on(&second).with("made")).await?;
+    has_beats(stage, "moved", "made").await?;
+    stage.end("moved").await?;
+    stage.delete("pvc/made").await?;
+    eventually("the cloud's volume is gone with its claim", POD, async || {
+        ensure!(stage.bed.cloud.volume(&made).is_err(), "it is there");
+        Ok(())
+    })
+    .await?;
+    stage.grow("by-hand", 20).await?;
+    stage.has_grown("by-hand", 20).await?;
+    let size = stage.size_mib("by-hand", "/by-hand").await?;
+    ensure!(size > 19_000, "it has grown to 20 GiB, and {size} MiB are there");
+
+    // New ones, by the classes that were there
+    stage.make(&[claim("fresh", CLASS, 10)]).await?;
+    for claim in ["fresh", "midway"] {
+        stage.is_bound(claim).await?;
+    }
+    let bound = stage.volume("midway").await?;
+    ensure!(bound == midway.id, "the volume {} that was being made was not taken, but {bound}", midway.id);
+    let volumes = stage.bed.cloud.view().volumes.len();
+    ensure!(volumes == 3, "three claims have {volumes} volumes");
+    stage.run(&Pod::new("new").on(&first).with("fresh").with("midway")).await?;
+    driver::is_refused_nothing(stage.bed).await?;
+
+    goes_back(stage, folder).await?;
+    guide::never_both(stage.bed).await
+}
+
+/// A cluster with the old driver, two volumes of it, and pods that write to them.
+async fn old_cluster(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
+    driver::uninstall(stage.bed).await?;
+    tokio::fs::create_dir(folder).await?;
+    tokio::fs::symlink(stage.bed.parts.repository.join("deploy"), folder.join("deploy")).await?;
+    tokio::fs::write(manifest(folder), old::manifest(stage.bed).await?).await?;
+    stage.bed.kubectl.run(&["apply", "-f", &manifest(folder).display().to_string()]).await?;
+    old::is_ready(stage.bed).await?;
+    let node = stage.first();
+    let label = stage.bed.kubectl.field(&["node", &node], ".metadata.labels.region").await?;
+    ensure!(label == "EWR", "the old driver's kubelets label their nodes region=EWR, and this one '{label}'");
+    for (claim, fs_type, by_hand) in [("made", "ext4", false), ("by-hand", "xfs", true)] {
+        old::volume(stage, claim, fs_type, by_hand).await?;
+        stage.run(&writer(claim).on(&node)).await?;
+    }
+    old::forget_context(stage.bed).await
+}
+
+async fn goes_back(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
+    let before = guide::objects(stage, "").await?;
+    let marked = marked(stage.bed).await?;
+    ensure!(!marked.is_empty(), "no volume has the mark that the guide takes away");
+    let blocks = guide::blocks(stage.bed, "back")?;
+    let (last, blocks) = blocks.split_last().context("there is no way back")?;
+    for block in blocks {
+        guide::follow(stage.bed, folder, block).await?;
+    }
+    let marked = self::marked(stage.bed).await?;
+    ensure!(marked.is_empty(), "they have the mark still: {marked:?}");
+    guide::follow(stage.bed, folder, last).await?;
+    old::is_ready(stage.bed).await?;
+    guide::unchanged(stage, &before, "").await?;
+    goes_on(stage, "by-hand").await?;
+    stage.end("by-hand").await?;
+    let node = stage.second().unwrap_or_else(|_| stage.first());
+    stage.run(&Pod::new("back").on(&node).with("by-hand")).await?;
+    has_beats(stage, "back", "by-hand").await
+}
+
+/// Puts this driver back, and takes away what the namespace doesn't take with it.
+async fn restore(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
+    let bed = &mut *stage.bed;
+    bed.processes.end(guide::WATCH).await?;
+    bed.cloud.clear_faults();
+    if manifest(folder).exists() {
+        bed.kubectl.delete(&["-f", &manifest(folder).display().to_string()], POD).await?;
+        for app in [old::CONTROLLER, old::NODE] {
+            bed.kubectl.wait(&["-n", NAMESPACE, "--for=delete", "pod", "-l", &format!("app={app}")], POD).await?;
+        }
+    }
+    if folder.exists() {
+        tokio::fs::remove_dir_all(folder).await?;
+    }
+    driver::install(bed).await?;
+    bed.kubectl.delete(&["namespace", &stage.namespace], POD).await?;
+    bed.kubectl.delete(&["persistentvolume", "pvc-of-by-hand"], POD).await?;
+    if let Ok(volume) = bed.cloud.volume("pvc-of-by-hand") {
+        bed.cloud.delete(&volume.id).await?;
+    }
+    for node in &bed.nodes {
+        node.run(&format!("rm -rf {}", old::RECORDS)).await?;
+    }
+    Ok(())
+}
+
+/// The old driver's manifest, as the guide calls it.
+fn manifest(folder: &Path) -> PathBuf {
+    folder.join("vultr-csi.yml")
+}
+
+/// A pod that is called as its claim, writes to it every second, and fails when it can't.
+fn writer(claim: &str) -> Pod {
+    let mut pod = Pod::new(claim).with(claim).set("restartPolicy", json!("Never"));
+    let write = format!("trap exit TERM; while sleep 1; do echo beat >> /{claim}/beats && sync || exit 1; done");
+    pod.object["spec"]["containers"][0]["command"] = json!(["sh", "-c", write]);
+    pod
+}
+
+/// How often it wrote.
+async fn beats(stage: &Stage<'_>, pod: &str, claim: &str) -> Result<u64> {
+    let beats = stage.sh(pod, &format!("wc -l < /{claim}/beats")).await?;
+    beats.parse().with_context(|| format!("wc says {beats}"))
+}
+
+/// Looks that another pod finds what was written.
+async fn has_beats(stage: &Stage<'_>, pod: &str, claim: &str) -> Result<()> {
+    let beats = beats(stage, pod, claim).await?;
+    ensure!(beats > 0, "{pod} finds nothing in {claim}");
+    Ok(())
+}
+
+/// Waits until the writer has written more.
+async fn goes_on(stage: &Stage<'_>, claim: &str) -> Result<()> {
+    let before = beats(stage, claim, claim).await?;
+    eventually(&format!("{claim} is written to"), POD, async || {
+        let after = beats(stage, claim, claim).await?;
+        ensure!(after > before, "{before} times before, {after} now");
+        Ok(())
+    })
+    .await
+}
+
+/// Waits until no instance has a volume, and no attachment is left of it.
+async fn is_detached(stage: &Stage<'_>, volume: &str) -> Result<()> {
+    eventually("the volume is detached", POD, async || {
+        let attached = stage.bed.cloud.volume(volume)?.attached_to;
+        ensure!(attached.is_none(), "{attached:?} has it");
+        let attachments = stage.bed.kubectl.list(&["volumeattachments"]).await?;
+        let of_it = attachments.iter().find(|one| text(one, "/spec/source/persistentVolumeName") == "pvc-of-made");
+        ensure!(of_it.is_none(), "there is {of_it:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// The volumes that the newer provisioner has marked.
+async fn marked(bed: &Bed) -> Result<Vec<String>> {
+    let volumes = bed.kubectl.list(&["persistentvolumes"]).await?;
+    let has_mark = |marks: &Vec<serde_json::Value>| marks.iter().any(|mark| mark == MARK);
+    let marked = volumes.iter().filter(|volume| volume["metadata"]["finalizers"].as_array().is_some_and(has_mark));
+    Ok(marked.map(|volume| text(volume, "/metadata/name").to_owned()).collect())
+}
