@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// cluster is as much of an API server as Helm asks before it renders: what kinds there are, and the classes.
-func cluster(t *testing.T, classes ...object) string {
+// cluster is as much of an API server as Helm asks before it renders: what kinds there are, and the objects.
+func cluster(t *testing.T, there ...object) string {
 	answer := func(w http.ResponseWriter, status int, body any) {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
@@ -29,29 +29,30 @@ func cluster(t *testing.T, classes ...object) string {
 		return object{"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		const inGroup = "/apis/storage.k8s.io/v1/storageclasss/"
 		switch path := r.URL.Path; {
 		case path == "/version":
 			answer(w, 200, object{"major": "1", "minor": "36", "gitVersion": "v1.36.3"})
 		case path == "/api":
 			answer(w, 200, object{"kind": "APIVersions", "versions": []string{"v1"}})
 		case path == "/apis":
-			version := object{"groupVersion": "storage.k8s.io/v1", "version": "v1"}
-			answer(w, 200, object{"kind": "APIGroupList", "apiVersion": "v1",
-				"groups": []object{{"name": "storage.k8s.io", "versions": []object{version}, "preferredVersion": version}}})
+			group := func(name string) object {
+				version := object{"groupVersion": name + "/v1", "version": "v1"}
+				return object{"name": name, "versions": []object{version}, "preferredVersion": version}
+			}
+			answer(w, 200, object{"kind": "APIGroupList", "apiVersion": "v1", "groups": []object{group("storage.k8s.io"), group("apps")}})
 		case path == "/api/v1":
 			answer(w, 200, kinds("v1", "Secret"))
 		case path == "/apis/storage.k8s.io/v1":
 			answer(w, 200, kinds("storage.k8s.io/v1", "StorageClass"))
-		case strings.HasPrefix(path, inGroup):
-			for _, class := range classes {
-				if class.name() == strings.TrimPrefix(path, inGroup) {
-					answer(w, 200, class)
+		case path == "/apis/apps/v1":
+			answer(w, 200, kinds("apps/v1", "StatefulSet"))
+		default:
+			for _, one := range there {
+				if strings.HasSuffix(path, "/"+strings.ToLower(one.kind())+"s/"+one.name()) {
+					answer(w, 200, one)
 					return
 				}
 			}
-			fallthrough
-		default:
 			answer(w, 404, object{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404})
 		}
 	}))
@@ -94,6 +95,38 @@ func TestClassesThatAreThereAreLeftAsTheyAre(t *testing.T) {
 			if there := rendered.get("StorageClass", name) != nil; there == slices.Contains(c.left, name) {
 				t.Errorf("%v: %s is rendered: %v", c.there, name, there)
 			}
+		}
+	}
+}
+
+func TestTheNumberOfControllersIsChangedWhenNoneRuns(t *testing.T) {
+	const name, lease = "cloud-block-csi-controller", "--lease=cloud-block-csi-controller"
+	set := func(replicas int, arguments ...string) object {
+		pod := object{"containers": []object{{"name": "driver", "args": append([]string{"controller"}, arguments...)}}}
+		return object{"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": object{"name": name, "namespace": "kube-system"},
+			"spec": object{"replicas": replicas, "template": object{"spec": pod}}}
+	}
+	for _, c := range []struct {
+		there   objects
+		wanted  string
+		refused bool
+	}{
+		{nil, "1", false},
+		{nil, "2", false},
+		{objects{set(1)}, "1", false},
+		{objects{set(2, lease)}, "2", false},
+		{objects{set(1)}, "2", true},
+		{objects{set(2, lease)}, "1", true},
+		{objects{set(0)}, "2", false},
+		{objects{set(0, lease)}, "1", false},
+	} {
+		_, err := run("template", "cloud-block-csi", chart, kubernetes, "--namespace", "kube-system", "--dry-run=server",
+			"--kubeconfig", cluster(t, c.there...), "--set", "controller.replicas="+c.wanted)
+		switch {
+		case !c.refused && err != nil:
+			t.Errorf("%v, and %s are wanted: %v", c.there, c.wanted, err)
+		case c.refused && (err == nil || !strings.Contains(err.Error(), "--replicas=0")):
+			t.Errorf("%v, and %s are wanted: not refused, but: %v", c.there, c.wanted, err)
 		}
 	}
 }
