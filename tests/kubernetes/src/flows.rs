@@ -1,5 +1,7 @@
 //! The flows. Each is its own proof, in a namespace of its own; their order is that of their weight.
 
+mod access;
+mod block;
 mod disks;
 mod lease;
 mod manifest;
@@ -23,6 +25,10 @@ pub const ALL: &[Flow] = &[
     flow!(Any, false, disks::a_claim_becomes_ext4_in_a_pod),
     flow!(Any, true, disks::a_claim_becomes_xfs_in_a_pod),
     flow!(Any, false, disks::a_claim_becomes_btrfs_in_a_pod),
+    flow!(Any, false, block::a_claim_becomes_a_raw_device),
+    flow!(Any, false, access::read_write_once_pod_is_for_one_pod),
+    flow!(Any, false, access::what_is_read_only_is_read_and_not_written),
+    flow!(Any, false, access::an_fs_group_gets_the_volume),
     flow!(Any, true, trouble::ten_claims_survive_the_death_of_the_controller),
     flow!(Any, false, trouble::ten_claims_survive_the_death_of_the_node_driver),
     flow!(Any, false, trouble::a_rotated_token_is_followed_without_a_restart),
