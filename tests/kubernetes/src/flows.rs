@@ -3,11 +3,13 @@
 mod access;
 mod block;
 mod disks;
+mod growth;
 mod lease;
 mod manifest;
 mod migration;
 mod nodes;
 mod operations;
+mod snapshots;
 mod startup;
 mod trouble;
 
@@ -29,6 +31,10 @@ pub const ALL: &[Flow] = &[
     flow!(Any, false, access::read_write_once_pod_is_for_one_pod),
     flow!(Any, false, access::what_is_read_only_is_read_and_not_written),
     flow!(Any, false, access::an_fs_group_gets_the_volume),
+    flow!(Any, false, growth::xfs_grows_under_a_running_pod),
+    flow!(Any, false, growth::btrfs_grows_under_a_running_pod),
+    flow!(Virtual, true, growth::ext4_grows_under_a_running_pod),
+    flow!(Any, true, snapshots::a_snapshot_is_restored_and_a_claim_cloned),
     flow!(Any, true, trouble::ten_claims_survive_the_death_of_the_controller),
     flow!(Any, false, trouble::ten_claims_survive_the_death_of_the_node_driver),
     flow!(Any, false, trouble::a_rotated_token_is_followed_without_a_restart),

@@ -146,6 +146,14 @@ impl Stage<'_> {
         self.bed.kubectl.apply(&objects).await
     }
 
+    /// Shows something with a class of its own, which is taken back however that ends.
+    pub async fn with_class(&self, class: &Value, show: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<()> {
+        self.make(std::slice::from_ref(class)).await?;
+        let shown = show(self).await;
+        let taken = self.bed.kubectl.delete(&["storageclass", text(class, "/metadata/name")], POD).await;
+        shown.and(taken)
+    }
+
     /// Makes a pod and waits until it runs.
     pub async fn run(&self, pod: &Pod) -> Result<()> {
         self.make(std::slice::from_ref(&pod.object)).await?;
