@@ -9,6 +9,7 @@ mod manifest;
 mod migration;
 mod nodes;
 mod operations;
+mod sets;
 mod snapshots;
 mod startup;
 mod trouble;
@@ -35,6 +36,8 @@ pub const ALL: &[Flow] = &[
     flow!(Any, false, growth::btrfs_grows_under_a_running_pod),
     flow!(Virtual, true, growth::ext4_grows_under_a_running_pod),
     flow!(Any, true, snapshots::a_snapshot_is_restored_and_a_claim_cloned),
+    flow!(Any, false, sets::an_ephemeral_volume_goes_with_its_pod),
+    flow!(Any, false, sets::a_stateful_set_keeps_each_pods_data),
     flow!(Any, true, trouble::ten_claims_survive_the_death_of_the_controller),
     flow!(Any, false, trouble::ten_claims_survive_the_death_of_the_node_driver),
     flow!(Any, false, trouble::a_rotated_token_is_followed_without_a_restart),
