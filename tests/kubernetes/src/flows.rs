@@ -3,6 +3,7 @@
 mod access;
 mod block;
 mod disks;
+mod encryption;
 mod growth;
 mod lease;
 mod manifest;
@@ -10,6 +11,7 @@ mod migration;
 mod nodes;
 mod operations;
 mod sets;
+mod shares;
 mod snapshots;
 mod startup;
 mod trouble;
@@ -38,6 +40,8 @@ pub const ALL: &[Flow] = &[
     flow!(Any, true, snapshots::a_snapshot_is_restored_and_a_claim_cloned),
     flow!(Any, false, sets::an_ephemeral_volume_goes_with_its_pod),
     flow!(Any, false, sets::a_stateful_set_keeps_each_pods_data),
+    flow!(Virtual, false, encryption::an_encrypted_disk_takes_its_key_alone_and_grows_and_moves),
+    flow!(Virtual, false, shares::two_nodes_write_one_shared_volume_at_once),
     flow!(Any, true, trouble::ten_claims_survive_the_death_of_the_controller),
     flow!(Any, false, trouble::ten_claims_survive_the_death_of_the_node_driver),
     flow!(Any, false, trouble::a_rotated_token_is_followed_without_a_restart),
