@@ -139,6 +139,11 @@ async fn removed(bed: &Bed) -> Result<()> {
             let ours = drivers.iter().any(|it| text(it, "/name") == driver::NAME);
             left.extend(ours.then(|| format!("in csinode/{}", text(&node, "/metadata/name"))));
         }
+        for node in bed.kubectl.list(&["nodes"]).await? {
+            // The label with the region stays, as the README tells: the kubelet never takes such labels back.
+            let ids = text(&node, "/metadata/annotations/csi.volume.kubernetes.io~1nodeid");
+            left.extend(ids.contains(driver::NAME).then(|| format!("an annotation says {ids}")));
+        }
         for node in bed.nodes.iter().chain([&bed.host]) {
             let found = node.run(LOOK).await?;
             left.extend(found.lines().map(|line| format!("{}: {line}", node.name)));
