@@ -36,10 +36,10 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     // The old driver is in the middle of a creation, too.
     stage.bed.cloud.add_fault(Fault::delay(Operation::CreateBlock, When::After, Duration::from_secs(600)).times(1));
     stage.make(&[claim("midway", CLASS, 10)]).await?;
-    let midway = eventually("the cloud has the third volume", POD, async || {
+    let midway = eventually("the cloud has the fourth volume", POD, async || {
         let volumes = stage.bed.cloud.view().volumes;
-        ensure!(volumes.len() == 3, "it has {}", volumes.len());
-        Ok(volumes[2].clone())
+        ensure!(volumes.len() == 4, "it has {}", volumes.len());
+        Ok(volumes[3].clone())
     })
     .await?;
     let before = guide::objects(stage, "midway").await?;
@@ -54,6 +54,7 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     }
     guide::unchanged(stage, &before, "midway").await?;
 
+    old::let_stage(stage, "waits").await?;
     for pod in ["made", "by-hand"] {
         goes_on(stage, pod).await?;
     }
@@ -87,15 +88,18 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     let bound = stage.volume("midway").await?;
     ensure!(bound == midway.id, "the volume {} that was being made was not taken, but {bound}", midway.id);
     let volumes = stage.bed.cloud.view().volumes.len();
-    ensure!(volumes == 3, "three claims have {volumes} volumes");
+    ensure!(volumes == 4, "four claims have {volumes} volumes");
     stage.run(&Pod::new("new").on(&first).with("fresh").with("midway")).await?;
+    // Attached by the old driver, mounted by this one
+    stage.runs("waits").await?;
+    stage.sh("waits", "echo kept > /waits/file && sync").await?;
     driver::is_refused_nothing(stage.bed).await?;
 
     goes_back(stage, folder).await?;
     guide::never_both(stage.bed).await
 }
 
-/// A cluster with the old driver, two volumes of it, and pods that write to them.
+/// A cluster with the old driver, two volumes of it, pods that write to them, and one that is attached and not yet mounted.
 async fn old_cluster(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     driver::uninstall(stage.bed).await?;
     tokio::fs::create_dir(folder).await?;
@@ -110,6 +114,10 @@ async fn old_cluster(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
         old::volume(stage, claim, fs_type, by_hand).await?;
         stage.run(&writer(claim).on(&node)).await?;
     }
+    old::volume(stage, "waits", "ext4", false).await?;
+    old::keep_from_staging(stage, "waits").await?;
+    stage.make(&[Pod::new("waits").on(&node).with("waits").object]).await?;
+    stage.told("waits", "AttachVolume.Attach succeeded").await?;
     old::forget_context(stage.bed).await
 }
 

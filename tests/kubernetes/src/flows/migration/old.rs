@@ -5,7 +5,7 @@
 //! driver left them. What it would write otherwise than that one, which is PersistentVolumes with node affinity and more in
 //! the publish context, is written by hand here, or taken away again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -147,6 +147,28 @@ pub(super) async fn volume(stage: &Stage<'_>, claim: &str, fs_type: &str, by_han
 
 async fn format(fs_type: &str, disk: &Path) -> Result<()> {
     output(Command::new(format!("mkfs.{fs_type}")).arg("-q").arg(disk)).await.map(drop)
+}
+
+/// Keeps the first node's kubelet from having a claim's volume staged, whatever the driver: a file is where its folder for
+/// that has to be.
+pub(super) async fn keep_from_staging(stage: &Stage<'_>, claim: &str) -> Result<()> {
+    let folder = staging(stage, claim).await?;
+    let script = format!("mkdir -p {} && : > {}", folder.parent().context("no parent")?.display(), folder.display());
+    stage.bed.nodes[0].run(&script).await.map(drop)
+}
+
+/// Takes that back.
+pub(super) async fn let_stage(stage: &Stage<'_>, claim: &str) -> Result<()> {
+    let folder = staging(stage, claim).await?;
+    // It is a file: had it become a folder, this would fail.
+    stage.bed.nodes[0].run(&format!("rm {}", folder.display())).await.map(drop)
+}
+
+/// Where a kubelet wants a claim's volume staged.
+async fn staging(stage: &Stage<'_>, claim: &str) -> Result<PathBuf> {
+    let hash = format!("printf %s {} | sha256sum | cut -d ' ' -f 1", stage.volume(claim).await?);
+    let hash = output(Command::new("sh").args(["-c", &hash])).await?;
+    Ok(Path::new("/var/lib/kubelet/plugins/kubernetes.io/csi").join(NAME).join(hash.trim()))
 }
 
 /// Leaves of the attachments' publish context what it writes there.
