@@ -40,6 +40,11 @@ pub(super) async fn follow(bed: &Bed, folder: &Path, block: &str) -> Result<()> 
 pub(super) fn watch(bed: &mut Bed) -> Result<()> {
     let all = ["get", "pods", "-n", NAMESPACE, "--watch", "--output-watch-events", "-o", "json"];
     let mut command = bed.kubectl.command(&all);
+    let log = bed.processes.log(WATCH);
+    if log.exists() {
+        // Another showing's
+        std::fs::remove_file(log)?;
+    }
     bed.processes.start(WATCH, &mut command)
 }
 
