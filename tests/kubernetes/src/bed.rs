@@ -21,44 +21,44 @@ use crate::{
 
 /// What the bed is made of.
 #[derive(Debug, Clone)]
-pub struct Parts {
+pub(crate) struct Parts {
     /// containerd, etcd, and what containers' networks are made with.
-    pub host: PathBuf,
+    pub(crate) host: PathBuf,
     /// Kubernetes and the sidecars.
-    pub programs: PathBuf,
+    pub(crate) programs: PathBuf,
     /// The archives of the images that others wrote.
-    pub images: PathBuf,
+    pub(crate) images: PathBuf,
     /// The disk and the kernel of a virtual worker.
-    pub worker: PathBuf,
+    pub(crate) worker: PathBuf,
     /// The archive of the driver's image.
-    pub driver: PathBuf,
+    pub(crate) driver: PathBuf,
     /// The repository.
-    pub repository: PathBuf,
+    pub(crate) repository: PathBuf,
 }
 
 /// A cluster without the driver.
 #[derive(Debug)]
-pub struct Bed {
+pub(crate) struct Bed {
     /// Its folder.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// What it was made of.
-    pub parts: Parts,
+    pub(crate) parts: Parts,
     /// The cluster, for its administrator.
-    pub kubectl: Kubectl,
+    pub(crate) kubectl: Kubectl,
     /// The cloud, for the hand of a test.
-    pub cloud: Control,
+    pub(crate) cloud: Control,
     /// The nodes that pods may be on: the virtual workers, or the host where there are none.
-    pub nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     /// The host.
-    pub host: Node,
+    pub(crate) host: Node,
     /// What runs.
-    pub processes: Processes,
+    pub(crate) processes: Processes,
     simulation: Simulation,
 }
 
 impl Bed {
     /// Starts it with `workers` virtual workers, or with the host as the only node. Its logs go to `logs`.
-    pub async fn start(dir: &Path, parts: Parts, workers: usize, logs: PathBuf) -> Result<Self> {
+    pub(crate) async fn start(dir: &Path, parts: Parts, workers: usize, logs: PathBuf) -> Result<Self> {
         let began = Instant::now();
         let told = |what: &str| println!("[{:6.1} s] {what}", began.elapsed().as_secs_f64());
         let mut processes = Processes::new(logs);
@@ -105,7 +105,7 @@ impl Bed {
     }
 
     /// Waits until Kubernetes takes a node for ready.
-    pub async fn is_ready(&mut self, name: &str) -> Result<()> {
+    pub(crate) async fn is_ready(&mut self, name: &str) -> Result<()> {
         let (kubectl, processes) = (&self.kubectl, &mut self.processes);
         let process = if name == node::HOST_NODE { "kubelet" } else { name };
         eventually(&format!("the node {name} is ready"), Duration::from_secs(300), async || {
@@ -119,28 +119,28 @@ impl Bed {
     }
 
     /// Where the driver finds the cloud.
-    pub fn api_url(&self) -> String {
+    pub(crate) fn api_url(&self) -> String {
         self.simulation.api_url()
     }
 
     /// The token that the cloud takes.
-    pub fn token(&self) -> &str {
+    pub(crate) fn token(&self) -> &str {
         self.simulation.token()
     }
 
     /// The node of this name.
-    pub fn node(&self, name: &str) -> Result<&Node> {
+    pub(crate) fn node(&self, name: &str) -> Result<&Node> {
         let mut nodes = self.nodes.iter().chain([&self.host]);
         nodes.find(|node| node.name == name).with_context(|| format!("there is no node {name}"))
     }
 
     /// Takes a virtual worker's power away.
-    pub async fn power_off(&mut self, name: &str) -> Result<()> {
+    pub(crate) async fn power_off(&mut self, name: &str) -> Result<()> {
         self.processes.kill(name).await
     }
 
     /// Starts a virtual worker again.
-    pub async fn power_on(&mut self, name: &str) -> Result<()> {
+    pub(crate) async fn power_on(&mut self, name: &str) -> Result<()> {
         let node = self.node(name)?.clone();
         let without_links = node.number == self.nodes.len() && self.nodes.len() > 1;
         let (dir, parts) = (self.dir.clone(), self.parts.clone());
@@ -149,7 +149,7 @@ impl Bed {
     }
 
     /// Ends everything, in order.
-    pub async fn down(mut self) -> Result<()> {
+    pub(crate) async fn down(mut self) -> Result<()> {
         self.processes.end("kubelet").await?;
         end_containers(&self.dir).await?;
         self.processes.end_all().await?;
@@ -224,6 +224,6 @@ async fn end_containers(dir: &Path) -> Result<()> {
 }
 
 /// A field of an object as text; empty where it is none.
-pub fn text<'a>(object: &'a Value, path: &str) -> &'a str {
+pub(crate) fn text<'a>(object: &'a Value, path: &str) -> &'a str {
     object.pointer(path).and_then(Value::as_str).unwrap_or_default()
 }

@@ -18,19 +18,19 @@ use crate::{
 };
 
 /// The driver's name.
-pub const NAME: &str = "block.csi.vultr.com";
+pub(crate) const NAME: &str = "block.csi.vultr.com";
 /// Where it runs.
-pub const NAMESPACE: &str = "kube-system";
+pub(crate) const NAMESPACE: &str = "kube-system";
 /// The controller's set, and what its pods are labelled with.
-pub const CONTROLLER: &str = "cloud-block-csi-controller";
+pub(crate) const CONTROLLER: &str = "cloud-block-csi-controller";
 /// The nodes' set.
-pub const NODE: &str = "cloud-block-csi-node";
+pub(crate) const NODE: &str = "cloud-block-csi-node";
 /// How long a rollout may take on emulated processors.
 const ROLLOUT: Duration = Duration::from_secs(240);
 
 /// Installs the shipped manifest as it is, and waits until every node can have volumes. What is the bed's own is told by
 /// the ConfigMap that the manifest names for that.
-pub async fn install(bed: &Bed) -> Result<()> {
+pub(crate) async fn install(bed: &Bed) -> Result<()> {
     put_token(bed, bed.token()).await?;
     settings(bed, &[]).await?;
     let manifest = bed.parts.repository.join("deploy/kubernetes.yaml");
@@ -39,7 +39,7 @@ pub async fn install(bed: &Bed) -> Result<()> {
 }
 
 /// Writes the Secret with the token.
-pub async fn put_token(bed: &Bed, token: &str) -> Result<()> {
+pub(crate) async fn put_token(bed: &Bed, token: &str) -> Result<()> {
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "vultr-csi", "namespace": NAMESPACE},
         "stringData": {"api-key": token},
@@ -48,7 +48,7 @@ pub async fn put_token(bed: &Bed, token: &str) -> Result<()> {
 }
 
 /// Writes the ConfigMap with the bed's settings, and `more`.
-pub async fn settings(bed: &Bed, more: &[(&str, &str)]) -> Result<()> {
+pub(crate) async fn settings(bed: &Bed, more: &[(&str, &str)]) -> Result<()> {
     let mut data = json!({"CSI_API_URL": bed.api_url(), "CSI_CLUSTER_ID": "bed"});
     if !bed.nodes[0].is_virtual() {
         // The host's disks are loop devices, and no kernel tells a serial of these.
@@ -67,7 +67,7 @@ pub async fn settings(bed: &Bed, more: &[(&str, &str)]) -> Result<()> {
 }
 
 /// Waits until controller and nodes are ready, and every node tells its driver and its limit.
-pub async fn is_ready(bed: &Bed) -> Result<()> {
+pub(crate) async fn is_ready(bed: &Bed) -> Result<()> {
     rolled_out(bed, &format!("statefulset/{CONTROLLER}")).await?;
     rolled_out(bed, &format!("daemonset/{NODE}")).await?;
     for node in &bed.nodes {
@@ -77,7 +77,7 @@ pub async fn is_ready(bed: &Bed) -> Result<()> {
 }
 
 /// Waits until a set's pods are what it says.
-pub async fn rolled_out(bed: &Bed, set: &str) -> Result<()> {
+pub(crate) async fn rolled_out(bed: &Bed, set: &str) -> Result<()> {
     let timeout = format!("--timeout={}s", ROLLOUT.as_secs());
     let done = bed.kubectl.run(&["rollout", "status", "-n", NAMESPACE, set, &timeout]).await;
     match done {
@@ -96,7 +96,7 @@ async fn last_words(bed: &Bed, set: &str) -> String {
 }
 
 /// Waits until a node's CSINode lists the driver.
-pub async fn is_registered(bed: &Bed, node: &str) -> Result<()> {
+pub(crate) async fn is_registered(bed: &Bed, node: &str) -> Result<()> {
     eventually(&format!("the driver is registered on {node}"), Duration::from_secs(120), async || {
         let drivers = bed.kubectl.get(&["csinode", node]).await?;
         let drivers = drivers["spec"]["drivers"].as_array().cloned().unwrap_or_default();
@@ -107,7 +107,7 @@ pub async fn is_registered(bed: &Bed, node: &str) -> Result<()> {
 }
 
 /// The name of the driver's pod on a node.
-pub async fn node_pod(bed: &Bed, node: &str) -> Result<String> {
+pub(crate) async fn node_pod(bed: &Bed, node: &str) -> Result<String> {
     let on = format!("--field-selector=spec.nodeName={node}");
     let pods = bed.kubectl.list(&["pods", "-n", NAMESPACE, &on]).await?;
     let ours = pods.iter().find(|pod| pod["metadata"]["ownerReferences"][0]["name"] == json!(NODE));
@@ -115,7 +115,7 @@ pub async fn node_pod(bed: &Bed, node: &str) -> Result<String> {
 }
 
 /// Kills the driver's process in a pod, as a crash would: by the node that the pod is on.
-pub async fn kill(bed: &Bed, pod: &str) -> Result<()> {
+pub(crate) async fn kill(bed: &Bed, pod: &str) -> Result<()> {
     let pod = bed.kubectl.get(&["pod", "-n", NAMESPACE, pod]).await?;
     let node = bed.node(text(&pod, "/spec/nodeName"))?;
     let statuses = pod["status"]["containerStatuses"].as_array().context("the pod has no containers")?;
@@ -132,17 +132,17 @@ pub async fn kill(bed: &Bed, pod: &str) -> Result<()> {
 }
 
 /// The controller's pod.
-pub fn controller_pod() -> String {
+pub(crate) fn controller_pod() -> String {
     format!("{CONTROLLER}-0")
 }
 
 /// Starts a set's pods anew, as an upgrade does.
-pub async fn restart(bed: &Bed, set: &str) -> Result<()> {
+pub(crate) async fn restart(bed: &Bed, set: &str) -> Result<()> {
     bed.kubectl.run(&["rollout", "restart", "-n", NAMESPACE, set]).await.map(drop)
 }
 
 /// What a pod of the driver answers who asks whether it is ready: the status, and the reason why not.
-pub async fn readiness(bed: &Bed, pod: &str) -> Result<(String, String)> {
+pub(crate) async fn readiness(bed: &Bed, pod: &str) -> Result<(String, String)> {
     let address = bed.kubectl.field(&["pod", "-n", NAMESPACE, pod], ".status.podIP").await?;
     ensure!(!address.is_empty(), "{pod} has no address");
     // Not through the API server: kubectl does not show what comes with a 503.
@@ -160,13 +160,13 @@ pub async fn readiness(bed: &Bed, pod: &str) -> Result<(String, String)> {
 }
 
 /// How often the driver's container of a pod was started again.
-pub async fn restarts(bed: &Bed, pod: &str) -> Result<u64> {
+pub(crate) async fn restarts(bed: &Bed, pod: &str) -> Result<u64> {
     let path = ".status.containerStatuses[?(@.name==\"driver\")].restartCount";
     Ok(bed.kubectl.field(&["pod", "-n", NAMESPACE, pod], path).await?.parse()?)
 }
 
 /// What the driver's pod on a node is made of, for the record.
-pub async fn figures(bed: &Bed) -> Result<String> {
+pub(crate) async fn figures(bed: &Bed) -> Result<String> {
     let node = &bed.nodes[0];
     let pod = node_pod(bed, &node.name).await?;
     let containers = bed.kubectl.field(&["pod", "-n", NAMESPACE, &pod], ".spec.containers[*].name").await?;
@@ -177,7 +177,7 @@ pub async fn figures(bed: &Bed) -> Result<String> {
 }
 
 /// The chart, rendered for this cluster with these settings (`NAME=VALUE`), by the Helm that its own tests use.
-pub async fn rendered(bed: &Bed, settings: &[&str]) -> Result<String> {
+pub(crate) async fn rendered(bed: &Bed, settings: &[&str]) -> Result<String> {
     let mut helm = Command::new("go");
     helm.args(["tool", "-n", "helm"]).current_dir(bed.parts.repository.join("tests/deploy")).env("CGO_ENABLED", "0");
     let helm = output(&mut helm).await?;
@@ -194,7 +194,7 @@ pub async fn rendered(bed: &Bed, settings: &[&str]) -> Result<String> {
 }
 
 /// Looks that the API server has refused the driver and its sidecars nothing, by what they logged.
-pub async fn is_refused_nothing(bed: &Bed) -> Result<()> {
+pub(crate) async fn is_refused_nothing(bed: &Bed) -> Result<()> {
     let pods = bed.kubectl.list(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=cloud-block-csi"]).await?;
     ensure!(!pods.is_empty(), "the driver has no pods");
     for pod in &pods {
@@ -208,13 +208,13 @@ pub async fn is_refused_nothing(bed: &Bed) -> Result<()> {
 }
 
 /// Takes the driver away as its README says.
-pub async fn uninstall(bed: &Bed) -> Result<()> {
+pub(crate) async fn uninstall(bed: &Bed) -> Result<()> {
     let manifest = bed.parts.repository.join("deploy/kubernetes.yaml");
     bed.kubectl.delete(&["-f", &manifest.display().to_string()], ROLLOUT).await
 }
 
 /// The documents of a manifest, as Kubernetes reads them.
-pub async fn documents(bed: &Bed, manifest: &Path) -> Result<Vec<Value>> {
+pub(crate) async fn documents(bed: &Bed, manifest: &Path) -> Result<Vec<Value>> {
     let text =
         bed.kubectl.run(&["apply", "--dry-run=client", "-o", "json", "-f", &manifest.display().to_string()]).await?;
     let list: Value = serde_json::from_str(&text)?;

@@ -10,7 +10,7 @@ const EVERY: Duration = Duration::from_millis(500);
 
 /// A reason for which it never will be so; nobody waits any longer.
 #[derive(Debug)]
-pub struct Never(pub String);
+pub(crate) struct Never(pub String);
 
 impl std::error::Error for Never {}
 
@@ -21,7 +21,7 @@ impl std::fmt::Display for Never {
 }
 
 /// Looks until `look` succeeds; when `within` is over, the last reason why it did not is the error.
-pub async fn eventually<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+pub(crate) async fn eventually<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let end = Instant::now() + within;
     loop {
         match look().await {

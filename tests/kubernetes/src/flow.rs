@@ -9,32 +9,43 @@ use crate::{bed::Bed, leftovers, stage::Stage};
 
 /// Which nodes a flow can be shown on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum On {
+pub(crate) enum On {
     /// On any, the host too, whose disks are loop devices.
     Any,
     /// On virtual workers only: it takes two nodes, or what the host's kernel or root does not have.
     Virtual,
 }
 
+/// In which runs of the tests a flow is shown; a run with all of them shows it wherever it can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// In every run, on the virtual workers, for it is of them.
+    OnWorkers,
+    /// In every run, on the host, where it takes less than half of the time.
+    OnHost,
+    /// Only in a run with all.
+    Rarely,
+}
+
 /// What a flow does.
-pub type Run = for<'a, 'b> fn(&'a mut Stage<'b>) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+pub(crate) type Run = for<'a, 'b> fn(&'a mut Stage<'b>) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// A flow.
 #[derive(Debug, Clone, Copy)]
-pub struct Flow {
+pub(crate) struct Flow {
     /// What is claimed.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Where it can be shown.
-    pub on: On,
-    /// Whether it is among the few that every run of the tests shows on the virtual workers.
-    pub always: bool,
+    pub(crate) on: On,
+    /// In which runs.
+    pub(crate) when: When,
     /// What it does.
-    pub run: Run,
+    pub(crate) run: Run,
 }
 
 /// How a flow ended.
 #[derive(Debug)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// As it should, in so many seconds.
     Passed(f64),
     /// Otherwise.
@@ -45,7 +56,7 @@ pub enum Ending {
 
 impl Flow {
     /// Runs it in a namespace of its own, and sees that nothing is left.
-    pub async fn show(&self, bed: &mut Bed) -> Ending {
+    pub(crate) async fn show(&self, bed: &mut Bed) -> Ending {
         if self.on == On::Virtual && !bed.nodes[0].is_virtual() {
             return Ending::Skipped("it needs the virtual workers");
         }

@@ -16,11 +16,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{network, node, process::output};
 
 /// Set inside to the bed's folder.
-pub const INSIDE: &str = "KUBERNETES_BED";
+pub(crate) const INSIDE: &str = "KUBERNETES_BED";
 
 /// Runs this program again with the same arguments, inside, and gives its exit code. What it leaves is an error. Programs
 /// are looked for in `host` first.
-pub async fn run(host: &Path) -> Result<u8> {
+pub(crate) async fn run(host: &Path) -> Result<u8> {
     let dir = std::env::temp_dir().join(format!("bed-{}", std::process::id()));
     fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
     let ended = run_inside(&dir, host).await;
@@ -72,7 +72,7 @@ fn code(status: std::process::ExitStatus) -> Result<u8> {
 
 /// Where the cloud keeps the disks: where the driver's container sees it, as those of the host are told by folders in there.
 /// It is the bed's own, also by its name: loop devices are everybody's, and are known by the paths of their files.
-pub fn disks(dir: &Path) -> PathBuf {
+pub(crate) fn disks(dir: &Path) -> PathBuf {
     Path::new("/var/lib/kubelet").join(dir.file_name().unwrap_or_default())
 }
 
@@ -104,7 +104,7 @@ fn remove_groups(group: &Path, left: &mut Vec<String>) -> Result<()> {
 }
 
 /// What a world needs before anything runs in it: mounts that are its own, empty places, and the network.
-pub async fn furnish(dir: &Path, workers: usize) -> Result<()> {
+pub(crate) async fn furnish(dir: &Path, workers: usize) -> Result<()> {
     let folders = ["kubelet", "lib-upper", "lib-work", "logs"].map(|name| dir.join(name));
     for folder in &folders {
         fs::create_dir_all(folder)?;
@@ -126,6 +126,6 @@ pub async fn furnish(dir: &Path, workers: usize) -> Result<()> {
 }
 
 /// The bed's folder, if this is inside.
-pub fn inside() -> Option<PathBuf> {
+pub(crate) fn inside() -> Option<PathBuf> {
     std::env::var_os(INSIDE).map(PathBuf::from)
 }

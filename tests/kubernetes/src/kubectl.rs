@@ -10,37 +10,37 @@ use crate::process::output;
 
 /// Kubernetes as an administrator of it.
 #[derive(Debug, Clone)]
-pub struct Kubectl {
+pub(crate) struct Kubectl {
     program: PathBuf,
     config: PathBuf,
 }
 
 impl Kubectl {
     /// With this program and this kubeconfig.
-    pub fn new(program: PathBuf, config: PathBuf) -> Self {
+    pub(crate) fn new(program: PathBuf, config: PathBuf) -> Self {
         Self { program, config }
     }
 
     /// The command, with these arguments.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--kubeconfig").arg(&self.config).args(arguments);
         command
     }
 
     /// Runs it and gives what it printed.
-    pub async fn run(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Result<String> {
         output(&mut self.command(arguments)).await
     }
 
     /// One object or a list, such as `["pods", "-n", "default"]`.
-    pub async fn get(&self, arguments: &[&str]) -> Result<Value> {
+    pub(crate) async fn get(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.run(&[&["get", "-o", "json"], arguments].concat()).await?;
         Ok(serde_json::from_str(&text)?)
     }
 
     /// The rows of a list.
-    pub async fn list(&self, arguments: &[&str]) -> Result<Vec<Value>> {
+    pub(crate) async fn list(&self, arguments: &[&str]) -> Result<Vec<Value>> {
         let mut list = self.get(arguments).await?;
         match list["items"].take() {
             Value::Array(items) => Ok(items),
@@ -49,12 +49,12 @@ impl Kubectl {
     }
 
     /// What `-o jsonpath` finds; empty if there is nothing there.
-    pub async fn field(&self, arguments: &[&str], path: &str) -> Result<String> {
+    pub(crate) async fn field(&self, arguments: &[&str], path: &str) -> Result<String> {
         self.run(&[&["get", "-o", &format!("jsonpath={{{path}}}")], arguments].concat()).await
     }
 
     /// `kubectl VERB -f -` with a manifest.
-    pub async fn with_manifest(&self, arguments: &[&str], manifest: &str) -> Result<String> {
+    pub(crate) async fn with_manifest(&self, arguments: &[&str], manifest: &str) -> Result<String> {
         let mut command = self.command(&[arguments, &["-f", "-"]].concat());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("kubectl cannot be started")?;
@@ -68,24 +68,24 @@ impl Kubectl {
     }
 
     /// Applies objects.
-    pub async fn apply(&self, objects: &[Value]) -> Result<()> {
+    pub(crate) async fn apply(&self, objects: &[Value]) -> Result<()> {
         let manifest: Vec<_> = objects.iter().map(Value::to_string).collect();
         self.with_manifest(&["apply"], &manifest.join("\n---\n")).await.map(drop)
     }
 
     /// Runs a shell's script in a pod.
-    pub async fn exec(&self, namespace: &str, pod: &str, script: &str) -> Result<String> {
+    pub(crate) async fn exec(&self, namespace: &str, pod: &str, script: &str) -> Result<String> {
         self.run(&["exec", "-n", namespace, pod, "--", "sh", "-c", script]).await
     }
 
     /// Deletes and waits until it is gone, at most `within`. That there is nothing is as well.
-    pub async fn delete(&self, arguments: &[&str], within: Duration) -> Result<()> {
+    pub(crate) async fn delete(&self, arguments: &[&str], within: Duration) -> Result<()> {
         let timeout = format!("--timeout={}s", within.as_secs());
         self.run(&[&["delete", "--ignore-not-found", "--wait", &timeout], arguments].concat()).await.map(drop)
     }
 
     /// `kubectl wait`.
-    pub async fn wait(&self, arguments: &[&str], within: Duration) -> Result<()> {
+    pub(crate) async fn wait(&self, arguments: &[&str], within: Duration) -> Result<()> {
         let timeout = format!("--timeout={}s", within.as_secs());
         self.run(&[&["wait", &timeout], arguments].concat()).await.map(drop)
     }

@@ -25,7 +25,7 @@ true
 "#;
 
 /// Waits until nothing is left of a flow in `namespace`, which is deleted first.
-pub async fn none(bed: &Bed, namespace: &str) -> Result<()> {
+pub(crate) async fn none(bed: &Bed, namespace: &str) -> Result<()> {
     bed.kubectl.delete(&["namespace", namespace], Duration::from_secs(180)).await?;
     eventually("nothing is left", Duration::from_secs(180), async || {
         let left = look(bed).await?;
@@ -36,7 +36,7 @@ pub async fn none(bed: &Bed, namespace: &str) -> Result<()> {
 }
 
 /// What is there of volumes, in the cluster, in the cloud and on the nodes.
-pub async fn look(bed: &Bed) -> Result<Vec<String>> {
+pub(crate) async fn look(bed: &Bed) -> Result<Vec<String>> {
     let mut left = Vec::new();
     let ours = |object: &&Value| {
         text(object, "/spec/csi/driver") == NAME

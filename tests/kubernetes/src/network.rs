@@ -6,31 +6,31 @@ use tokio::process::Command;
 use crate::process::output;
 
 /// The host's, where the API server, the cloud and the host's own node are.
-pub const HOST: &str = "10.77.0.1";
+pub(crate) const HOST: &str = "10.77.0.1";
 /// Where pods find the API server: the first of the services' addresses.
-pub const SERVICE: &str = "10.96.0.1";
+pub(crate) const SERVICE: &str = "10.96.0.1";
 /// The metadata service of every instance.
-pub const METADATA: &str = "169.254.169.254";
+pub(crate) const METADATA: &str = "169.254.169.254";
 /// The bridge that the virtual workers are on.
 const BRIDGE: &str = "bed0";
 
 /// The address of virtual worker `number`, from 1.
-pub fn worker(number: usize) -> String {
+pub(crate) fn worker(number: usize) -> String {
     format!("10.77.0.{}", 10 + number)
 }
 
 /// The range of the pods of node `number`; 0 is the host.
-pub fn pods(number: usize) -> String {
+pub(crate) fn pods(number: usize) -> String {
     format!("10.88.{number}.0/24")
 }
 
 /// The network device of virtual worker `number`.
-pub fn tap(number: usize) -> String {
+pub(crate) fn tap(number: usize) -> String {
     format!("tap{number}")
 }
 
 /// What the container network of node `number` looks like.
-pub fn container_network(number: usize, state: &str) -> String {
+pub(crate) fn container_network(number: usize, state: &str) -> String {
     let pods = pods(number);
     format!(
         r#"{{"cniVersion": "0.4.0", "name": "bed", "plugins": [{{"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false,
@@ -40,7 +40,7 @@ pub fn container_network(number: usize, state: &str) -> String {
 }
 
 /// Makes the bridge, the addresses, and the devices of `workers` virtual workers.
-pub async fn make(workers: usize) -> Result<()> {
+pub(crate) async fn make(workers: usize) -> Result<()> {
     let mut lines = vec![
         "link set lo up".to_owned(),
         format!("link add {BRIDGE} type bridge"),

@@ -13,26 +13,26 @@ use crate::{
 };
 
 /// The host's node.
-pub const HOST_NODE: &str = "host";
+pub(crate) const HOST_NODE: &str = "host";
 
 /// Where a node is, and how one looks into it.
 #[derive(Debug, Clone)]
-pub struct Node {
+pub(crate) struct Node {
     /// Its name in Kubernetes, and its instance's label.
-    pub name: String,
+    pub(crate) name: String,
     /// Its instance's id.
-    pub instance: String,
+    pub(crate) instance: String,
     /// Its address.
-    pub address: String,
+    pub(crate) address: String,
     /// The number of a virtual worker; the host's is 0.
-    pub number: usize,
+    pub(crate) number: usize,
     /// The key that opens a virtual worker.
     key: PathBuf,
 }
 
 impl Node {
     /// Node `number`; 0 is the host.
-    pub fn new(number: usize, instance: String, key: &Path) -> Self {
+    pub(crate) fn new(number: usize, instance: String, key: &Path) -> Self {
         let (name, address) = match number {
             0 => (HOST_NODE.to_owned(), HOST.to_owned()),
             _ => (format!("w{number}"), network::worker(number)),
@@ -41,12 +41,12 @@ impl Node {
     }
 
     /// Whether it is a virtual machine, with disks that come and go.
-    pub fn is_virtual(&self) -> bool {
+    pub(crate) fn is_virtual(&self) -> bool {
         self.number > 0
     }
 
     /// Runs a shell's script there, as root.
-    pub async fn run(&self, script: &str) -> Result<String> {
+    pub(crate) async fn run(&self, script: &str) -> Result<String> {
         let mut command = if self.is_virtual() {
             let mut command = Command::new("ssh");
             command.args(["-q", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
@@ -98,24 +98,24 @@ fn kubelet_config(node: &Node, dir: &Path, keys: &str, runtime: &str) -> String 
 }
 
 /// The host's pods are below this group of the bed's own, so that it can be seen that none is left.
-pub fn control_group(dir: &Path) -> PathBuf {
+pub(crate) fn control_group(dir: &Path) -> PathBuf {
     Path::new("/").join(dir.file_name().unwrap_or_default())
 }
 
 /// Where version 1 of the control groups has its trees; none where there is only version 2.
-pub fn cgroup_trees() -> Vec<PathBuf> {
+pub(crate) fn cgroup_trees() -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir("/sys/fs/cgroup") else { return Vec::new() };
     let tree = |entry: std::io::Result<std::fs::DirEntry>| entry.ok().map(|entry| entry.path());
     entries.filter_map(tree).filter(|path| path.join("tasks").exists() || path.join("cgroup.procs").exists()).collect()
 }
 
 /// The bed's group in a tree.
-pub fn below(tree: &Path, dir: &Path) -> PathBuf {
+pub(crate) fn below(tree: &Path, dir: &Path) -> PathBuf {
     tree.join(control_group(dir).strip_prefix("/").unwrap_or(dir))
 }
 
 /// Makes the host a node: containerd, kubelet, and the images in the archives `images`.
-pub async fn start_host(
+pub(crate) async fn start_host(
     processes: &mut Processes,
     dir: &Path,
     parts: &Parts,
@@ -173,7 +173,7 @@ state = "{state}"
 }
 
 /// Starts the host's kubelet, for the first time or again.
-pub fn start_host_kubelet(processes: &mut Processes, dir: &Path, programs: &Path, node: &Node) -> Result<()> {
+pub(crate) fn start_host_kubelet(processes: &mut Processes, dir: &Path, programs: &Path, node: &Node) -> Result<()> {
     processes.start(
         "kubelet",
         Command::new(programs.join("kubelet"))
@@ -185,7 +185,7 @@ pub fn start_host_kubelet(processes: &mut Processes, dir: &Path, programs: &Path
 }
 
 /// Gives the host's containerd another image.
-pub async fn import_image(dir: &Path, archive: &Path) -> Result<()> {
+pub(crate) async fn import_image(dir: &Path, archive: &Path) -> Result<()> {
     let socket = dir.join(HOST_NODE).join("containerd.sock");
     let mut command = Command::new("ctr");
     command.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images", "import"]).arg(archive);
@@ -194,7 +194,7 @@ pub async fn import_image(dir: &Path, archive: &Path) -> Result<()> {
 
 /// Starts virtual worker `node` with the disk and kernel in `worker`, and the driver's image `image`. Its links by id are
 /// taken away if `without_links`.
-pub async fn start_virtual(
+pub(crate) async fn start_virtual(
     processes: &mut Processes,
     dir: &Path,
     worker: &Path,
@@ -264,7 +264,7 @@ pub async fn start_virtual(
 }
 
 /// The socket on which a worker's machine takes orders.
-pub fn monitor(dir: &Path, name: &str) -> PathBuf {
+pub(crate) fn monitor(dir: &Path, name: &str) -> PathBuf {
     dir.join(name).join("monitor")
 }
 

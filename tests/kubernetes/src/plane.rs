@@ -15,7 +15,7 @@ use crate::{
 const ETCD: &str = "http://127.0.0.1:2379";
 
 /// Starts it, and returns when pods can be made.
-pub async fn start(processes: &mut Processes, programs: &Path, dir: &Path, kubectl: &Kubectl) -> Result<()> {
+pub(crate) async fn start(processes: &mut Processes, programs: &Path, dir: &Path, kubectl: &Kubectl) -> Result<()> {
     let keys = dir.join("keys");
     let key = |name: &str| keys.join(name).display().to_string();
     let data = dir.join("etcd");

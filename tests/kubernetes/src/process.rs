@@ -21,29 +21,29 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What runs, in the order in which it was started.
 #[derive(Debug)]
-pub struct Processes {
+pub(crate) struct Processes {
     logs: PathBuf,
     running: Vec<(String, Child)>,
 }
 
 impl Processes {
     /// None yet; their logs go to `logs`.
-    pub fn new(logs: PathBuf) -> Self {
+    pub(crate) fn new(logs: PathBuf) -> Self {
         Self { logs, running: Vec::new() }
     }
 
     /// Where the logs are.
-    pub fn logs(&self) -> &Path {
+    pub(crate) fn logs(&self) -> &Path {
         &self.logs
     }
 
     /// Where the log of the process `name` is.
-    pub fn log(&self, name: &str) -> PathBuf {
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
         self.logs.join(format!("{name}.log"))
     }
 
     /// Starts `command` as `name`. It dies with the bed.
-    pub fn start(&mut self, name: &str, command: &mut Command) -> Result<()> {
+    pub(crate) fn start(&mut self, name: &str, command: &mut Command) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.log(name))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("{name} cannot be started: {command:?}"))?;
@@ -52,7 +52,7 @@ impl Processes {
     }
 
     /// Whether `name` still runs; an error tells how it ended.
-    pub fn check(&mut self, name: &str) -> Result<()> {
+    pub(crate) fn check(&mut self, name: &str) -> Result<()> {
         let log = self.log(name);
         let Some((_, child)) = self.running.iter_mut().find(|(running, _)| running == name) else {
             bail!("{name} was not started");
@@ -64,7 +64,7 @@ impl Processes {
     }
 
     /// Ends `name`, if it runs: with SIGTERM, and after its time with SIGKILL.
-    pub async fn end(&mut self, name: &str) -> Result<()> {
+    pub(crate) async fn end(&mut self, name: &str) -> Result<()> {
         let Some(index) = self.running.iter().position(|(running, _)| running == name) else {
             return Ok(());
         };
@@ -79,7 +79,7 @@ impl Processes {
     }
 
     /// Takes `name` away at once, as a crash would.
-    pub async fn kill(&mut self, name: &str) -> Result<()> {
+    pub(crate) async fn kill(&mut self, name: &str) -> Result<()> {
         let Some(index) = self.running.iter().position(|(running, _)| running == name) else {
             bail!("{name} does not run");
         };
@@ -87,7 +87,7 @@ impl Processes {
     }
 
     /// Ends all, the last first.
-    pub async fn end_all(&mut self) -> Result<()> {
+    pub(crate) async fn end_all(&mut self) -> Result<()> {
         while let Some(name) = self.running.last().map(|(name, _)| name.clone()) {
             self.end(&name).await?;
         }
@@ -96,14 +96,14 @@ impl Processes {
 }
 
 /// The end of a log.
-pub fn last_lines(file: &Path, count: usize) -> String {
+pub(crate) fn last_lines(file: &Path, count: usize) -> String {
     let text = std::fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 /// Runs a command to its end and gives what it printed; what it complained of is the error.
-pub async fn output(command: &mut Command) -> Result<String> {
+pub(crate) async fn output(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
     let output = output.with_context(|| format!("{command:?} cannot be started"))?;
     if !output.status.success() {

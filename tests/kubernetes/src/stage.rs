@@ -11,31 +11,31 @@ use crate::{
 };
 
 /// How long a pod may take to run, or to end, on an emulated processor.
-pub const POD: Duration = Duration::from_secs(180);
+pub(crate) const POD: Duration = Duration::from_secs(180);
 /// The class that most flows use.
-pub const CLASS: &str = "vultr-block-storage";
+pub(crate) const CLASS: &str = "vultr-block-storage";
 /// The image of the flows' pods.
-pub const IMAGE: &str = "bed.invalid/busybox:1";
+pub(crate) const IMAGE: &str = "bed.invalid/busybox:1";
 
 /// The place of one flow.
 #[derive(Debug)]
-pub struct Stage<'a> {
+pub(crate) struct Stage<'a> {
     /// The cluster.
-    pub bed: &'a mut Bed,
+    pub(crate) bed: &'a mut Bed,
     /// The flow's own.
-    pub namespace: String,
+    pub(crate) namespace: String,
 }
 
 /// A pod to be made. What runs in it waits to be ended, and ends at once.
 #[derive(Debug, Clone)]
-pub struct Pod {
+pub(crate) struct Pod {
     /// The object.
-    pub object: Value,
+    pub(crate) object: Value,
 }
 
 impl Pod {
     /// Without volumes, anywhere.
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let wait = "trap exit TERM; while :; do sleep 1; done";
         let object = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
@@ -53,20 +53,20 @@ impl Pod {
 
     /// On this node.
     #[must_use]
-    pub fn on(mut self, node: &str) -> Self {
+    pub(crate) fn on(mut self, node: &str) -> Self {
         self.object["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
         self
     }
 
     /// With a claim's volume mounted at /NAME-OF-CLAIM.
     #[must_use]
-    pub fn with(self, claim: &str) -> Self {
+    pub(crate) fn with(self, claim: &str) -> Self {
         self.with_volume(claim, json!({"persistentVolumeClaim": {"claimName": claim}}))
     }
 
     /// With a volume of any source mounted at /NAME.
     #[must_use]
-    pub fn with_volume(mut self, name: &str, mut source: Value) -> Self {
+    pub(crate) fn with_volume(mut self, name: &str, mut source: Value) -> Self {
         source["name"] = json!(name);
         push(&mut self.object["spec"]["volumes"], source);
         let mount = json!({"name": name, "mountPath": format!("/{name}")});
@@ -76,7 +76,7 @@ impl Pod {
 
     /// With a claim's volume as the device /dev/NAME-OF-CLAIM.
     #[must_use]
-    pub fn with_device(mut self, claim: &str) -> Self {
+    pub(crate) fn with_device(mut self, claim: &str) -> Self {
         push(
             &mut self.object["spec"]["volumes"],
             json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}}),
@@ -88,13 +88,13 @@ impl Pod {
 
     /// With a field of its specification set.
     #[must_use]
-    pub fn set(mut self, field: &str, value: Value) -> Self {
+    pub(crate) fn set(mut self, field: &str, value: Value) -> Self {
         self.object["spec"][field] = value;
         self
     }
 
     /// Its name.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         text(&self.object, "/metadata/name")
     }
 }
@@ -104,7 +104,7 @@ fn push(array: &mut Value, value: Value) {
 }
 
 /// A claim of a class: `gib` GiB, written by one node.
-pub fn claim(name: &str, class: &str, gib: u32) -> Value {
+pub(crate) fn claim(name: &str, class: &str, gib: u32) -> Value {
     json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
         "spec": {
@@ -115,7 +115,7 @@ pub fn claim(name: &str, class: &str, gib: u32) -> Value {
 }
 
 /// A class of the driver's with these parameters.
-pub fn class(name: &str, parameters: &Value) -> Value {
+pub(crate) fn class(name: &str, parameters: &Value) -> Value {
     json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
         "provisioner": crate::driver::NAME, "parameters": parameters, "allowVolumeExpansion": true,
@@ -125,17 +125,17 @@ pub fn class(name: &str, parameters: &Value) -> Value {
 
 impl Stage<'_> {
     /// The node where a flow begins.
-    pub fn first(&self) -> String {
+    pub(crate) fn first(&self) -> String {
         self.bed.nodes[0].name.clone()
     }
 
     /// The node where it goes on.
-    pub fn second(&self) -> Result<String> {
+    pub(crate) fn second(&self) -> Result<String> {
         self.bed.nodes.get(1).map(|node| node.name.clone()).context("the bed has one node")
     }
 
     /// Makes objects in the namespace.
-    pub async fn make(&self, objects: &[Value]) -> Result<()> {
+    pub(crate) async fn make(&self, objects: &[Value]) -> Result<()> {
         let namespace = json!(self.namespace);
         let mut objects = objects.to_vec();
         for object in &mut objects {
@@ -147,7 +147,7 @@ impl Stage<'_> {
     }
 
     /// Shows something with a class of its own, which is taken back however that ends.
-    pub async fn with_class(&self, class: &Value, show: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<()> {
+    pub(crate) async fn with_class(&self, class: &Value, show: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<()> {
         self.make(std::slice::from_ref(class)).await?;
         let shown = show(self).await;
         let taken = self.bed.kubectl.delete(&["storageclass", text(class, "/metadata/name")], POD).await;
@@ -155,13 +155,13 @@ impl Stage<'_> {
     }
 
     /// Makes a pod and waits until it runs.
-    pub async fn run(&self, pod: &Pod) -> Result<()> {
+    pub(crate) async fn run(&self, pod: &Pod) -> Result<()> {
         self.make(std::slice::from_ref(&pod.object)).await?;
         self.runs(pod.name()).await
     }
 
     /// Waits until a pod runs; if it does not, the error tells what Kubernetes says of it.
-    pub async fn runs(&self, pod: &str) -> Result<()> {
+    pub(crate) async fn runs(&self, pod: &str) -> Result<()> {
         let waited =
             self.bed.kubectl.wait(&["-n", &self.namespace, "--for=condition=Ready", &format!("pod/{pod}")], POD).await;
         match waited {
@@ -171,7 +171,7 @@ impl Stage<'_> {
     }
 
     /// What happened in the namespace, the last of it.
-    pub async fn events(&self) -> String {
+    pub(crate) async fn events(&self) -> String {
         let arguments = ["get", "events", "-n", &self.namespace, "--sort-by=.lastTimestamp"];
         let events = self.bed.kubectl.run(&arguments).await.unwrap_or_else(|error| error.to_string());
         let lines: Vec<_> = events.lines().collect();
@@ -179,7 +179,7 @@ impl Stage<'_> {
     }
 
     /// Waits until an event about the object `name` says `words`.
-    pub async fn told(&self, name: &str, words: &str) -> Result<()> {
+    pub(crate) async fn told(&self, name: &str, words: &str) -> Result<()> {
         let about = format!("involvedObject.name={name}");
         eventually(&format!("an event about {name} says '{words}'"), POD, async || {
             let events = self.bed.kubectl.list(&["events", "-n", &self.namespace, "--field-selector", &about]).await?;
@@ -191,27 +191,27 @@ impl Stage<'_> {
     }
 
     /// Runs a shell's script in a pod.
-    pub async fn sh(&self, pod: &str, script: &str) -> Result<String> {
+    pub(crate) async fn sh(&self, pod: &str, script: &str) -> Result<String> {
         Ok(self.bed.kubectl.exec(&self.namespace, pod, script).await?.trim().to_owned())
     }
 
     /// Deletes a pod and waits until it is gone.
-    pub async fn end(&self, pod: &str) -> Result<()> {
+    pub(crate) async fn end(&self, pod: &str) -> Result<()> {
         self.delete(&format!("pod/{pod}")).await
     }
 
     /// Deletes an object, such as `pvc/data`, and waits until it is gone.
-    pub async fn delete(&self, object: &str) -> Result<()> {
+    pub(crate) async fn delete(&self, object: &str) -> Result<()> {
         self.bed.kubectl.delete(&["-n", &self.namespace, object], POD).await
     }
 
     /// An object of the namespace, such as `pvc/data`.
-    pub async fn get(&self, object: &str) -> Result<Value> {
+    pub(crate) async fn get(&self, object: &str) -> Result<Value> {
         self.bed.kubectl.get(&["-n", &self.namespace, object]).await
     }
 
     /// The id of a claim's volume in the cloud.
-    pub async fn volume(&self, claim: &str) -> Result<String> {
+    pub(crate) async fn volume(&self, claim: &str) -> Result<String> {
         let bound = self.get(&format!("pvc/{claim}")).await?;
         let volume = text(&bound, "/spec/volumeName");
         ensure!(!volume.is_empty(), "the claim {claim} has no volume");
@@ -221,13 +221,13 @@ impl Stage<'_> {
     }
 
     /// Asks for more of a claim's volume.
-    pub async fn grow(&self, claim: &str, gib: u32) -> Result<()> {
+    pub(crate) async fn grow(&self, claim: &str, gib: u32) -> Result<()> {
         let patch = json!({"spec": {"resources": {"requests": {"storage": format!("{gib}Gi")}}}}).to_string();
         self.bed.kubectl.run(&["patch", "-n", &self.namespace, "pvc", claim, "-p", &patch]).await.map(drop)
     }
 
     /// Waits until a claim says that its volume has this size, which its node tells when the file system has grown.
-    pub async fn has_grown(&self, claim: &str, gib: u32) -> Result<()> {
+    pub(crate) async fn has_grown(&self, claim: &str, gib: u32) -> Result<()> {
         let wanted = format!("{gib}Gi");
         eventually(&format!("the claim {claim} has {wanted}"), POD, async || {
             let found = self.get(&format!("pvc/{claim}")).await?;
@@ -239,14 +239,14 @@ impl Stage<'_> {
     }
 
     /// The size of the file system at a pod's path, in MiB.
-    pub async fn size_mib(&self, pod: &str, path: &str) -> Result<u64> {
+    pub(crate) async fn size_mib(&self, pod: &str, path: &str) -> Result<u64> {
         let told = self.sh(pod, &format!("df -m {path} | tail -n 1")).await?;
         let size = told.split_whitespace().nth(1).and_then(|size| size.parse().ok());
         size.with_context(|| format!("df says {told}"))
     }
 
     /// Waits until a claim is bound.
-    pub async fn is_bound(&self, claim: &str) -> Result<()> {
+    pub(crate) async fn is_bound(&self, claim: &str) -> Result<()> {
         eventually(&format!("the claim {claim} is bound"), POD, async || {
             let found = self.get(&format!("pvc/{claim}")).await?;
             match text(&found, "/status/phase") {

@@ -45,13 +45,13 @@ const STREAMS: usize = 3;
 
 /// How the specs ended.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Those that passed, with their seconds.
-    pub passed: BTreeMap<String, f64>,
+    pub(crate) passed: BTreeMap<String, f64>,
     /// Those that failed, with the reason.
-    pub failed: BTreeMap<String, String>,
+    pub(crate) failed: BTreeMap<String, String>,
     /// Those that were not run, by the reason.
-    pub skipped: BTreeMap<String, Vec<String>>,
+    pub(crate) skipped: BTreeMap<String, Vec<String>>,
 }
 
 /// The suite for one bed.
@@ -63,17 +63,17 @@ struct Suite<'a> {
 
 /// Which of the specs that apply are run.
 #[derive(Debug)]
-pub struct Choice<'a> {
+pub(crate) struct Choice<'a> {
     /// Those whose name holds this
-    pub focus: &'a str,
+    pub(crate) focus: &'a str,
     /// Also those marked slow
-    pub slow: bool,
+    pub(crate) slow: bool,
     /// Of these, one in so many.
-    pub every: usize,
+    pub(crate) every: usize,
 }
 
 /// Runs the specs that apply and are chosen.
-pub async fn run(bed: &Bed, program: &Path, logs: &Path, choice: &Choice<'_>) -> Result<Outcome> {
+pub(crate) async fn run(bed: &Bed, program: &Path, logs: &Path, choice: &Choice<'_>) -> Result<Outcome> {
     let suite = Suite { bed, program: program.join("storage.test"), logs: logs.to_owned() };
     let mut result = Outcome::default();
     let mut chosen = Vec::new();
@@ -149,7 +149,7 @@ impl Outcome {
     }
 
     /// Prints it: failures one by one, skips by their reason.
-    pub fn print(&self) {
+    pub(crate) fn print(&self) {
         for (reason, specs) in &self.skipped {
             println!("suite: {:4} skipped: {reason}", specs.len());
         }
