@@ -170,9 +170,9 @@ pub(crate) async fn figures(bed: &Bed) -> Result<String> {
     let node = &bed.nodes[0];
     let pod = node_pod(bed, &node.name).await?;
     let containers = bed.kubectl.field(&["pod", "-n", NAMESPACE, &pod], ".spec.containers[*].name").await?;
-    let look = "for process in $(pgrep -x cloud-block-csi); do tr '\\0' ' ' <$p/proc/$process/cmdline; \
-        grep -E 'VmRSS|RssAnon|Threads' /proc/$process/status | tr -s '\\t\\n' ' '; echo; done";
-    let processes = node.run(&look.replace("$p", "")).await?;
+    let look = "for process in $(pgrep -x cloud-block-csi); do \
+        tr '\\0' ' ' </proc/$process/cmdline | cut -c 1-60; grep -E 'VmRSS|RssAnon|Threads' /proc/$process/status; done";
+    let processes = node.run(look).await?;
     Ok(format!("the node's pod has the containers: {containers}; on {}:\n{}", node.name, processes.trim()))
 }
 

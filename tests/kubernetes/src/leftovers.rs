@@ -18,7 +18,10 @@ grep -E 'kubernetes.io(/|~)csi/' /proc/self/mountinfo | grep -v projected | sed 
 [ ! -d /dev/mapper ] || ls /dev/mapper | grep -v '^control$' | sed 's/^/mapping: /'
 for process in /proc/[0-9]*; do
     name=$(cat $process/comm 2>/dev/null) || continue
-    case $name in mkfs*|mke2fs|fsck*|e2fsck|xfs_*|resize2fs|cryptsetup|btrfs) echo "process: $name";; esac
+    # By their whole names: the kernel's own threads are called after the file systems too.
+    case $name in
+        mkfs.*|mke2fs|fsck.*|e2fsck|xfs_growfs|resize2fs|cryptsetup|btrfs|blkid|fstrim) echo "process: $name";;
+    esac
 done
 ls -d /sys/block/vd[b-z] 2>/dev/null | sed 's/^/disk: /'
 true
