@@ -5,12 +5,13 @@
 
 use std::{
     fs,
-    os::unix::process::CommandExt,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::stat::{major, minor};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{network, node, process::output};
@@ -78,7 +79,12 @@ pub(crate) fn disks(dir: &Path) -> PathBuf {
 
 /// Takes away what is left, and tells what should not have been.
 fn clean(dir: &Path) -> Result<Vec<String>> {
-    let mut left: Vec<_> = vultr_sim::sweep(&disks(dir))?.iter().map(|device| device.display().to_string()).collect();
+    let mut left = Vec::new();
+    for device in loop_devices(dir)? {
+        let given_back = Command::new("losetup").arg("--detach").arg(&device).output()?;
+        let complaint = String::from_utf8_lossy(&given_back.stderr).trim().to_owned();
+        left.push(if complaint.is_empty() { device } else { complaint });
+    }
     for tree in node::cgroup_trees() {
         let group = node::below(&tree, dir);
         if group.exists() {
@@ -87,6 +93,27 @@ fn clean(dir: &Path) -> Result<Vec<String>> {
     }
     fs::remove_dir_all(dir).with_context(|| format!("{} cannot be removed", dir.display()))?;
     Ok(left)
+}
+
+/// The loop devices over the bed's files, after those that a kubelet put over these: it does so with every raw block volume.
+/// Their paths are told as somebody sees them whose mounts are no more, but the bed's name is in them.
+fn loop_devices(dir: &Path) -> Result<Vec<String>> {
+    let columns = "NAME,BACK-INO,BACK-MAJ:MIN,BACK-FILE";
+    let listed = Command::new("losetup").args(["--list", "--noheadings", "--raw", "--output", columns]).output()?;
+    ensure!(listed.status.success(), "losetup: {}", String::from_utf8_lossy(&listed.stderr).trim());
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let rows: Vec<Vec<&str>> = listed.lines().map(|line| line.splitn(4, ' ').collect()).collect();
+    let name = format!("/{}/", dir.file_name().unwrap_or_default().to_string_lossy());
+    let (mut ours, mut over) = (Vec::new(), Vec::new());
+    for row in rows.iter().filter(|row| row.last().is_some_and(|file| file.contains(&name))) {
+        let node = fs::metadata(row[0])?;
+        let (inode, device) = (node.ino().to_string(), format!("{}:{}", major(node.dev()), minor(node.dev())));
+        let is_over = |row: &&Vec<&str>| row.get(1) == Some(&&*inode) && row.get(2) == Some(&&*device);
+        over.extend(rows.iter().filter(is_over).map(|row| row[0].to_owned()));
+        ours.push(row[0].to_owned());
+    }
+    over.extend(ours);
+    Ok(over)
 }
 
 /// Removes a control group and those below it. One with a process in it cannot be.
