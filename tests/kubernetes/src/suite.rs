@@ -164,7 +164,8 @@ impl Outcome {
 /// What a spec is called, whole.
 fn name(report: &Value) -> String {
     let texts = report["ContainerHierarchyTexts"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let mut parts: Vec<_> = texts.iter().filter_map(Value::as_str).collect();
+    // Containers without a text are in no name.
+    let mut parts: Vec<_> = texts.iter().filter_map(Value::as_str).filter(|text| !text.is_empty()).collect();
     parts.push(text(report, "/LeafNodeText"));
     parts.join(" ")
 }
