@@ -13,11 +13,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
 use tracing::warn;
 
-use self::authority::ForLocalhost;
+use self::authority::Renamed;
 
 /// The connections that come, whatever their clients call the server.
-pub(crate) fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<ForLocalhost<UnixStream>>> {
-    UnixListenerStream::new(listener).map(|connection| connection.map(ForLocalhost::new))
+pub(crate) fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<Renamed<UnixStream>>> {
+    UnixListenerStream::new(listener).map(|connection| connection.map(Renamed::new))
 }
 
 /// Takes the socket, in place of one that a process left behind which is no more.

@@ -60,6 +60,8 @@ impl Sockets {
             .timeout(REQUEST_TIMEOUT)
             // The token must not follow a redirect to somebody else.
             .redirect(reqwest::redirect::Policy::none())
+            // What is sent again is ours to decide: behind the fence, and paid for in the bucket.
+            .retry(reqwest::retry::never())
             .build()
             .map_err(|error| format!("the HTTP client cannot be built: {error}"))?;
         Ok(Self { client, base })

@@ -3,11 +3,11 @@
 //! gRPC for Go takes what it dials for the authority, percent-encoded (`%2Fvar%2Flib%2F...`), unless it is told another
 //! one; the kubelet's plugin manager tells none (Kubernetes 1.36). HTTP/2 here (`h2`, by way of `http::uri::Authority`)
 //! takes no such authority and resets the stream, before anything of ours is asked (hyperium/h2, issue 487). To the server
-//! of a Unix socket the authority means nothing; so it is made `localhost` on the way in, as clients do that know of this.
+//! of a Unix socket the authority means nothing; so it is made another one on the way in.
 //!
 //! Only frames of HTTP/2 and the outline of HPACK's fields are read for that (RFC 9113, 4.1 and 6.2; RFC 7541, 6), nothing
 //! is decoded. The field stays at its place and of its kind, so the tables of both ends go on counting alike; its new value
-//! is shorter, so that here nothing is dropped earlier than there.
+//! is not longer, so that here nothing is dropped earlier than there.
 
 use std::{
     io,
@@ -29,13 +29,14 @@ const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 /// The place of `:authority` in HPACK's static table.
 const AUTHORITY: u64 = 1;
-const LOCALHOST: &[u8] = b"localhost";
+/// One letter, so that it is never longer than what was sent, however that is compressed.
+const ANY_NAME: &[u8] = b"s";
 /// What a frame may be at most, unless a server says more (`SETTINGS_MAX_FRAME_SIZE`); ours doesn't.
 const LONGEST_FRAME: usize = 16_384;
 
-/// A connection whose requests come for `localhost`.
+/// A connection whose requests all come for one name.
 #[derive(Debug)]
-pub(crate) struct ForLocalhost<S> {
+pub(crate) struct Renamed<S> {
     inner: S,
     awaited: Awaited,
     input: BytesMut,
@@ -53,7 +54,7 @@ enum Awaited {
     Anything,
 }
 
-impl<S> ForLocalhost<S> {
+impl<S> Renamed<S> {
     /// Over a connection that was just accepted.
     pub(crate) fn new(inner: S) -> Self {
         Self { inner, awaited: Awaited::Preface, input: BytesMut::new(), output: BytesMut::new() }
@@ -81,7 +82,7 @@ impl<S> ForLocalhost<S> {
                         return;
                     }
                     let frame = self.input.split_to(FRAME_HEADER + length).freeze();
-                    match for_localhost(&frame) {
+                    match renamed(&frame) {
                         Some(frame) => self.output.extend_from_slice(&frame),
                         None => self.output.extend_from_slice(&frame),
                     }
@@ -103,8 +104,8 @@ impl<S> ForLocalhost<S> {
     }
 }
 
-/// A HEADERS frame with the authority `localhost`; none if there is nothing to be changed, or nothing is understood.
-fn for_localhost(frame: &Bytes) -> Option<BytesMut> {
+/// A HEADERS frame with that name for its authority; none if there is nothing to be changed, or nothing is understood.
+fn renamed(frame: &Bytes) -> Option<BytesMut> {
     let flags = frame[4];
     let mut begin = FRAME_HEADER;
     let mut end = frame.len();
@@ -119,15 +120,15 @@ fn for_localhost(frame: &Bytes) -> Option<BytesMut> {
     let (from, to) = (begin + value.start, begin + value.end);
     let mut changed = BytesMut::with_capacity(frame.len());
     changed.extend_from_slice(&frame[..from]);
-    changed.put_u8(u8::try_from(LOCALHOST.len()).expect("it is short"));
-    changed.extend_from_slice(LOCALHOST);
+    changed.put_u8(u8::try_from(ANY_NAME.len()).expect("it is short"));
+    changed.extend_from_slice(ANY_NAME);
     changed.extend_from_slice(&frame[to..]);
     let length = u32::try_from(changed.len() - FRAME_HEADER).ok()?.to_be_bytes();
     changed[..3].copy_from_slice(&length[1..]);
     Some(changed)
 }
 
-/// Where the value of `:authority` is among the fields, its length included; none if it is not longer than ours.
+/// Where the value of `:authority` is among the fields, its length included; none if it is empty.
 fn authority(fields: &[u8]) -> Option<std::ops::Range<usize>> {
     let mut rest = fields;
     while let Some(&first) = rest.first() {
@@ -148,7 +149,7 @@ fn authority(fields: &[u8]) -> Option<std::ops::Range<usize>> {
         let start = fields.len() - rest.len();
         let length = string(&mut rest)?;
         if index == AUTHORITY {
-            return (length > LOCALHOST.len()).then(|| start..fields.len() - rest.len());
+            return (length >= ANY_NAME.len()).then(|| start..fields.len() - rest.len());
         }
     }
     None
@@ -177,7 +178,7 @@ fn string(rest: &mut &[u8]) -> Option<usize> {
     Some(length)
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ForLocalhost<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Renamed<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -205,7 +206,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ForLocalhost<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ForLocalhost<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Renamed<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }
@@ -231,7 +232,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ForLocalhost<S> {
     }
 }
 
-impl<S: Connected> Connected for ForLocalhost<S> {
+impl<S: Connected> Connected for Renamed<S> {
     type ConnectInfo = S::ConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
@@ -266,10 +267,10 @@ mod tests {
     }
 
     /// Gives `sent` in pieces of this size.
-    fn tokio_test_reader(sent: &[u8], piece: usize) -> ForLocalhost<tokio_util::io::StreamReader<Pieces, Bytes>> {
+    fn tokio_test_reader(sent: &[u8], piece: usize) -> Renamed<tokio_util::io::StreamReader<Pieces, Bytes>> {
         let pieces: Vec<io::Result<Bytes>> =
             sent.chunks(piece.max(1)).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-        ForLocalhost::new(tokio_util::io::StreamReader::new(futures_util::stream::iter(pieces)))
+        Renamed::new(tokio_util::io::StreamReader::new(futures_util::stream::iter(pieces)))
     }
 
     type Pieces = futures_util::stream::Iter<std::vec::IntoIter<io::Result<Bytes>>>;
@@ -277,14 +278,24 @@ mod tests {
     const PATH: &[u8] = b"%2Fvar%2Flib%2Fkubelet%2Fplugins_registry%2Fname-reg.sock";
 
     #[tokio::test]
-    async fn a_path_for_an_authority_becomes_localhost_and_all_else_stays() {
+    async fn a_path_for_an_authority_becomes_a_name_and_all_else_stays() {
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
         let data = [0, 0, 3, 0, 1, 0, 0, 0, 1, b'a', b'b', b'c'];
         let sent = [PREFACE, &settings, &headers(0, &fields(PATH)), &data].concat();
-        let wanted = [PREFACE, &settings, &headers(0, &fields(LOCALHOST)), &data].concat();
+        let wanted = [PREFACE, &settings, &headers(0, &fields(ANY_NAME)), &data].concat();
         for piece in [1, 2, 7, 30, 10_000] {
             assert_eq!(read(&sent, piece).await, wanted, "in pieces of {piece}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_short_path_becomes_that_name_too_and_none_stays_none() {
+        for short in [&b"%2Fc"[..], b"x"] {
+            let sent = [PREFACE, &headers(0, &fields(short))].concat();
+            assert_eq!(read(&sent, 4).await, [PREFACE, &headers(0, &fields(ANY_NAME))].concat());
+        }
+        let none = [PREFACE, &headers(0, &fields(b""))].concat();
+        assert_eq!(read(&none, 4).await, none);
     }
 
     #[tokio::test]
@@ -292,7 +303,7 @@ mod tests {
         let frame = |authority: &[u8]| {
             headers(PADDED | PRIORITY, &[&[2, 0, 0, 0, 0, 16], &fields(authority)[..], &[0, 0]].concat())
         };
-        let (sent, wanted) = ([PREFACE, &frame(PATH)].concat(), [PREFACE, &frame(LOCALHOST)].concat());
+        let (sent, wanted) = ([PREFACE, &frame(PATH)].concat(), [PREFACE, &frame(ANY_NAME)].concat());
         assert_eq!(read(&sent, 5).await, wanted);
     }
 

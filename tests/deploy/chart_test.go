@@ -12,7 +12,7 @@ import (
 func TestTheChartHasNoFaults(t *testing.T) {
 	for _, values := range [][]string{
 		{},
-		{"--set", "controller.replicas=2,node.startupTaint=a/b,otlpEndpoint=http://c:4317"},
+		{"--set", "controller.replicas=2,node.startupTaint=a/b,otlpEndpoint=http://c:4318"},
 		{"--set", "sidecars.snapshotter.enabled=false,metrics.podMonitor.enabled=true,kubeletDir=/k"},
 	} {
 		if _, err := run(append([]string{"lint", "--strict", kubernetes, chart}, values...)...); err != nil {
@@ -45,7 +45,7 @@ func TestValuesThatAreWrongAreRefused(t *testing.T) {
 		`kubeletDir="var/lib/kubelet"`:                                       "kubeletDir",
 		`kubeletDir=""`:                                                      "kubeletDir",
 		`clusterId="Not Good"`:                                               "clusterId",
-		`otlpEndpoint="collector:4317"`:                                      "otlpEndpoint",
+		`otlpEndpoint="collector:4318"`:                                      "otlpEndpoint",
 		`image.pullPolicy="Sometimes"`:                                       "pullPolicy",
 		`image.digest="sha256:12"`:                                           "digest",
 		`token.key=""`:                                                       "key",
@@ -181,11 +181,11 @@ func TestEverySidecarHasItsLeaseAndItsTime(t *testing.T) {
 }
 
 func TestValuesBecomeFlags(t *testing.T) {
-	all := render(t, `logLevel="debug"`, `region="EWR"`, `clusterId="one"`, `otlpEndpoint="http://c:4317"`, `node.reservedVolumes=2`,
+	all := render(t, `logLevel="debug"`, `region="EWR"`, `clusterId="one"`, `otlpEndpoint="http://c:4318"`, `node.reservedVolumes=2`,
 		`node.startupTaint="a/b"`, `node.extraArgs=["--max-volumes-per-node=5"]`, `controller.extraArgs=["--requests-per-second=9"]`,
 		`node.metricsAddress="127.0.0.1"`, `node.metricsPort=9999`, `metrics.port=9998`, `node.terminationGracePeriodSeconds=90`,
 		`image.digest="sha256:`+strings.Repeat("a", 64)+`"`)
-	both := []string{"--log-level=debug", "--region=EWR", "--otlp-endpoint=http://c:4317"}
+	both := []string{"--log-level=debug", "--region=EWR", "--otlp-endpoint=http://c:4318"}
 	for pod, wanted := range map[string][]string{
 		"controller": append([]string{"--cluster-id=one", "--requests-per-second=9", "--metrics-addr=0.0.0.0:9998"}, both...),
 		"node": append([]string{"--reserved-volumes=2", "--startup-taint=a/b", "--max-volumes-per-node=5",

@@ -8,15 +8,20 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use futures_util::future::join_all;
+use tokio::time::timeout;
 
 use crate::error::Error;
 
 /// Where programs are looked for, and nowhere else.
 pub(super) const DIRECTORIES: [&str; 6] =
     ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
+
+/// How long a program may take to tell its version; one whose disk hangs never does.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A program that the node runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -142,7 +147,9 @@ impl Program {
         let failed = |error: std::io::Error| format!("{} cannot be run: {error}", at.display());
         let mut command = tokio::process::Command::new(&at);
         command.arg(self.version).env_clear().env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true);
-        let output = command.output().await.map_err(failed)?;
+        let output = timeout(PATIENCE, command.output()).await;
+        let output = output.map_err(|_| format!("{} says nothing for {} s", at.display(), PATIENCE.as_secs()))?;
+        let output = output.map_err(failed)?;
         let text =
             [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()).join(" ");
         // Of the dynamic loader and of shells alike: it could not be started.
@@ -178,6 +185,15 @@ mod tests {
             let told = versions.split(", ").find_map(|one| one.strip_prefix(program.name)?.strip_prefix(' '));
             assert!(told.is_some_and(|version| version.contains('.')), "{}: {versions}", program.name);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_that_does_not_come_to_an_end_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        symlink("/usr/bin/sleep", dir.path().join("hung")).unwrap();
+        let programs = [program(Tool::Blkid, "hung", "package", "600")];
+        let told = check(&programs, &[dir.path().to_str().unwrap()]).await.unwrap_err();
+        assert!(told.contains("hung says nothing for 20 s"), "{told}");
     }
 
     #[tokio::test]
