@@ -83,6 +83,8 @@ TABLE
     missing_of packages <<'TABLE'
 ip iproute2
 openssl openssl
+pgrep procps
+python3 python3-minimal
 ssh openssh-client
 unshare util-linux
 TABLE

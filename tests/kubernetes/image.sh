@@ -5,6 +5,7 @@
 # or `docker load`, is the last line printed. Exit code 69: it can't be done here, and the last line says why.
 # The base image is made of Debian's packages under its public name and kept in a cache; so is what cargo compiled.
 set -euo pipefail
+export HOME=${HOME:-/root}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 arch=amd64 binary='' only_asked=''
 while [ $# -gt 0 ]; do

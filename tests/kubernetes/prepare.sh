@@ -5,6 +5,7 @@
 # without a registry; worker: the disk and the kernel of the virtual workers. Each lies in a folder named after all that it
 # is made of, so it is made again only when that changes.
 set -euo pipefail
+export HOME=${HOME:-/root}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/cloud-block-csi/kubernetes

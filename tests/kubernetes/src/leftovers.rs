@@ -11,8 +11,8 @@ use crate::{
     eventually::eventually,
 };
 
-/// What a node that has nothing to do with volumes does not show: mounts of this driver's volumes, what unlocks disks, and
-/// the tools that the driver runs.
+/// What a node that has nothing to do with volumes does not show: mounts of this driver's volumes, what unlocks disks, the
+/// tools that the driver runs, and loop devices, where these are not the cloud's own: on a worker, which has /bed.
 const LOOK: &str = r#"
 grep -E 'kubernetes.io(/|~)csi/' /proc/self/mountinfo | grep -v projected | sed 's/^/mount: /'
 [ ! -d /dev/mapper ] || ls /dev/mapper | grep -v '^control$' | sed 's/^/mapping: /'
@@ -23,6 +23,7 @@ for process in /proc/[0-9]*; do
         mkfs.*|mke2fs|fsck.*|e2fsck|xfs_growfs|resize2fs|cryptsetup|btrfs|blkid|fstrim) echo "process: $name";;
     esac
 done
+[ ! -e /bed ] || losetup --list --noheadings --output NAME,BACK-FILE | sed 's/^/loop device: /'
 ls -d /sys/block/vd[b-z] 2>/dev/null | sed 's/^/disk: /'
 true
 "#;

@@ -102,9 +102,13 @@ pub(crate) fn control_group(dir: &Path) -> PathBuf {
     Path::new("/").join(dir.file_name().unwrap_or_default())
 }
 
-/// Where version 1 of the control groups has its trees; none where there is only version 2.
+/// Where control groups have their trees: one for each controller in version 1, a single one in version 2.
 pub(crate) fn cgroup_trees() -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir("/sys/fs/cgroup") else { return Vec::new() };
+    let root = Path::new("/sys/fs/cgroup");
+    if root.join("cgroup.controllers").exists() {
+        return vec![root.to_owned()];
+    }
+    let Ok(entries) = std::fs::read_dir(root) else { return Vec::new() };
     let tree = |entry: std::io::Result<std::fs::DirEntry>| entry.ok().map(|entry| entry.path());
     entries.filter_map(tree).filter(|path| path.join("tasks").exists() || path.join("cgroup.procs").exists()).collect()
 }
