@@ -139,10 +139,13 @@ sanity() {
 deploy() { section "chart, manifest and papers" count_go go_tests tests/deploy; }
 
 count_image() { awk '/^ok: / { p++ } /^FAILED: / { f++ } /^skipped: / { s++ } END { print p + 0, f + 0, s + 0 }' "$1"; }
-# The image from its Dockerfile, for this machine's architecture and for the other one. IMAGES=amd64 builds only that.
+# The image from its Dockerfile. That for the other architecture takes minutes of an optimising compiler, so it is built
+# when it is asked for: IMAGES="amd64 arm64", or FLOWS=all.
 image() {
-    local arch reason
-    for arch in ${IMAGES:-amd64 arm64}; do
+    local arch reason wanted=${IMAGES:-amd64}
+    [ "${FLOWS:-}" != all ] || wanted=${IMAGES:-amd64 arm64}
+    [[ " $wanted " == *" arm64 "* ]] || skip "image, arm64" "it is built with IMAGES=\"amd64 arm64\" or FLOWS=all"
+    for arch in $wanted; do
         # It is made first for Kubernetes, if that is among the parts.
         [ "$made $arch" != "yes amd64" ] || continue
         reason=$(tests/kubernetes/image.sh --arch "$arch" --possible)
