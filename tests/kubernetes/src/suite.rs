@@ -28,6 +28,7 @@ const NOT_FOR_US: &[(&str, &str)] = &[
     ("snapshotmetadata", "the cloud does not tell which blocks of a snapshot differ"),
     ("volume-modify", "the cloud can change nothing of a volume but its size"),
     ("performance", "it measures a cluster, and sets times for one of many machines"),
+    ("any volume data source", "it runs a populator whose image is in a registry, and the bed has none"),
     ("seLinuxMount", "it wants nodes that enforce SELinux"),
     ("capacity", "the cloud has no room that a node could run out of, so the driver tells none"),
 ];
