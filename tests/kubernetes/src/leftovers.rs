@@ -31,6 +31,11 @@ true
 /// Waits until nothing is left of a flow in `namespace`, which is deleted first.
 pub(crate) async fn none(bed: &Bed, namespace: &str) -> Result<()> {
     bed.kubectl.delete(&["namespace", namespace], Duration::from_secs(180)).await?;
+    gone(bed).await
+}
+
+/// Waits until nothing is left: what was deleted goes in its own time.
+pub(crate) async fn gone(bed: &Bed) -> Result<()> {
     eventually("nothing is left", Duration::from_secs(180), async || {
         let left = look(bed).await?;
         ensure!(left.is_empty(), "left: {left:?}");
@@ -40,7 +45,7 @@ pub(crate) async fn none(bed: &Bed, namespace: &str) -> Result<()> {
 }
 
 /// What is there of volumes, in the cluster, in the cloud and on the nodes.
-pub(crate) async fn look(bed: &Bed) -> Result<Vec<String>> {
+async fn look(bed: &Bed) -> Result<Vec<String>> {
     let mut left = Vec::new();
     let ours = |object: &&Value| {
         text(object, "/spec/csi/driver") == NAME

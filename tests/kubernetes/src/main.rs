@@ -218,7 +218,6 @@ async fn show(bed: &mut Bed, flows: &[Flow], flags: &Flags) -> Result<bool> {
     let choice = suite::Choice { focus: &flags.focus, slow: flags.suite == Suite::All, every };
     let ended = suite::run(bed, &program, &logs, &choice).await?;
     ended.print();
-    let left = leftovers::look(bed).await?;
-    println!("suite: left at the end: {left:?}");
-    Ok(failed > 0 || !ended.failed.is_empty() || !left.is_empty())
+    leftovers::gone(bed).await.context("after the suite")?;
+    Ok(failed > 0 || !ended.failed.is_empty())
 }
