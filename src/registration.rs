@@ -8,6 +8,7 @@
 //! driver the farewell of the old one could come after the welcome of the new one.
 
 use std::{
+    convert::Infallible,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -39,6 +40,8 @@ const UNASKED: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often it is looked whether the socket is still there.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What the kubelet has said of the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +52,8 @@ enum Word {
     Registered,
     /// It is not, and why.
     Refused(String),
+    /// Nothing yet since the driver was offered anew; why that was.
+    Anew(String),
 }
 
 /// The offer to the kubelet.
@@ -81,11 +86,12 @@ impl Registration {
         match &*self.word.borrow() {
             Word::Registered => None,
             Word::None => Some(format!("the kubelet has not asked at {} yet", self.socket.display())),
-            Word::Refused(why) => Some(format!("the kubelet has not registered the driver: {why}")),
+            Word::Refused(why) | Word::Anew(why) => Some(format!("the kubelet has not registered the driver: {why}")),
         }
     }
 
-    /// Offers the driver until it is dropped, and returns only what keeps it from that.
+    /// Offers the driver until it is dropped, and returns only what keeps it from that at first. What comes in between
+    /// later is told and tried again: those that have volumes mounted still need the driver to take them off.
     ///
     /// When it is dropped, which is on SIGTERM, the socket goes, as that of a node-driver-registrar does. The kubelet then
     /// takes the driver out of the CSINode for as long as there is none. To leave the socket would keep the entry through
@@ -99,16 +105,30 @@ impl Registration {
             // It takes the place of one that a killed process left: the kubelet sees that as a new plugin.
             let listener = match listen(&self.socket).await {
                 Ok(listener) => listener,
-                Err(problem) => return format!("the kubelet cannot be told of the driver: {problem}"),
+                Err(problem) if *self.word.borrow() == Word::None => {
+                    return format!("the kubelet cannot be told of the driver: {problem}");
+                }
+                Err(problem) => {
+                    error!(problem, "the kubelet cannot be told of the driver again; it is tried again");
+                    self.word.send_replace(Word::Anew(problem));
+                    sleep(LONGEST_PAUSE).await;
+                    continue;
+                }
             };
-            let _file = SocketFile::of(&self.socket);
+            let file = SocketFile::of(&self.socket);
             info!(socket = %self.socket.display(), endpoint = self.info.endpoint, "offered to the kubelet");
             let mut server = AbortOnDropHandle::new(tokio::spawn(self.clone().serve(listener)));
-            tokio::select! {
-                ended = &mut server => return format!("the registration socket ended by itself: {ended:?}"),
-                () = self.warn_if_unasked() => {}
-                () = self.refused_for(&mut pause) => {}
-            }
+            let why = tokio::select! {
+                ended = &mut server => format!("the registration socket ended by itself: {ended:?}"),
+                never = self.warn_if_unasked() => match never {},
+                () = removed(&file) => {
+                    "somebody removed the registration socket, for which the kubelet forgets the driver".to_owned()
+                }
+                why = self.refused_for(&mut pause) => why,
+            };
+            warn!(why, "the driver is offered to the kubelet anew");
+            // What it said of the old offer says nothing of the new one.
+            self.word.send_replace(Word::Anew(why));
         }
     }
 
@@ -117,8 +137,7 @@ impl Registration {
         Server::builder().add_service(RegistrationServer::new(self)).serve_with_incoming(incoming).await
     }
 
-    /// Never returns.
-    async fn warn_if_unasked(&self) {
+    async fn warn_if_unasked(&self) -> Infallible {
         sleep(UNASKED).await;
         if *self.word.borrow() == Word::None {
             warn!(
@@ -126,22 +145,32 @@ impl Registration {
                 "no kubelet has asked: is --kubelet-registration-dir its plugins_registry, mounted from the host?"
             );
         }
-        std::future::pending::<()>().await;
+        std::future::pending().await
     }
 
-    /// Returns when a refusal has stood for `pause`. Kubelets of our day ask again by themselves; older ones do so only
-    /// when they see a new socket.
-    async fn refused_for(&self, pause: &mut Duration) {
+    /// Returns when a refusal has stood for `pause`, and which. Kubelets of our day ask again by themselves; older ones do
+    /// so only when they see a new socket.
+    async fn refused_for(&self, pause: &mut Duration) -> String {
         let mut word = self.word.subscribe();
         loop {
             // It is an error only once the sender is gone, which is ours.
             word.wait_for(|word| matches!(word, Word::Refused(_))).await.ok();
-            let mended = timeout(*pause, word.wait_for(|word| *word == Word::Registered)).await;
-            if mended.is_err() {
+            let mended = timeout(*pause, word.wait_for(|word| *word == Word::Registered)).await.is_ok();
+            if !mended && let Word::Refused(why) = &*word.borrow() {
                 *pause = (*pause * 2).min(LONGEST_PAUSE);
-                return;
+                return why.clone();
             }
             *pause = FIRST_PAUSE;
+        }
+    }
+}
+
+/// Returns when a socket's file is not there any more.
+async fn removed(file: &SocketFile) {
+    loop {
+        sleep(LOOK).await;
+        if !file.is_there() {
+            return;
         }
     }
 }
@@ -222,6 +251,13 @@ mod tests {
         }
         tell(&socket, true, "").await;
         assert_eq!(registration.trouble(), None);
+        fs::remove_file(&socket).unwrap();
+        while !socket.exists() {
+            moment().await;
+        }
+        assert!(registration.trouble().unwrap().contains("somebody removed"));
+        tell(&socket, true, "").await;
+        assert_eq!(registration.trouble(), None);
         offered.abort();
         assert!(offered.await.unwrap_err().is_cancelled());
         assert!(!socket.exists(), "the socket outlives the offer");
@@ -238,6 +274,25 @@ mod tests {
         assert!(timeout(FIRST_PAUSE / 2, &mut refused).await.is_err());
         registration.word.send_replace(Word::Registered);
         assert!(timeout(LONGEST_PAUSE * 10, &mut refused).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_offer_that_cannot_be_renewed_ends_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let registration = Registration::new(dir.path(), "block.example.com", Path::new("/plugins/csi.sock"));
+        let socket = dir.path().join("block.example.com-reg.sock");
+        let offer = registration.clone();
+        let offered = tokio::spawn(async move { offer.keep_offered().await });
+        tell(&socket, true, "").await;
+        fs::remove_file(&socket).unwrap();
+        fs::create_dir(&socket).unwrap();
+        sleep(LONGEST_PAUSE).await;
+        assert!(registration.trouble().unwrap().contains("something else"), "{:?}", registration.trouble());
+        fs::remove_dir(&socket).unwrap();
+        tell(&socket, true, "").await;
+        assert_eq!(registration.trouble(), None);
+        assert!(!offered.is_finished());
+        offered.abort();
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ mod authority;
 
 use std::{
     io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -45,21 +45,36 @@ pub(crate) async fn listen(path: &Path) -> Result<UnixListener, String> {
     Ok(listener)
 }
 
-/// Removes the socket when the server stops accepting.
+/// The file of a socket that this process listens on; removed when the server stops accepting.
 #[derive(Debug)]
-pub(crate) struct SocketFile(PathBuf);
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    number: Option<(u64, u64)>,
+}
 
 impl SocketFile {
     /// The file of a socket that this process listens on.
     pub(crate) fn of(path: &Path) -> Self {
-        Self(path.to_owned())
+        Self { path: path.to_owned(), number: number(path) }
     }
+
+    /// Whether it is still there: nobody has removed it, or put another in its place.
+    pub(crate) fn is_there(&self) -> bool {
+        self.number.is_some() && number(&self.path) == self.number
+    }
+}
+
+fn number(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            warn!(socket = %self.0.display(), %error, "the socket is left behind");
+        if !self.is_there() {
+            warn!(socket = %self.path.display(), "somebody else has removed or replaced the socket");
+        } else if let Err(error) = std::fs::remove_file(&self.path) {
+            warn!(socket = %self.path.display(), %error, "the socket is left behind");
         }
     }
 }
@@ -69,7 +84,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_a_living_one_and_a_file_are_not() {
+    async fn a_stale_socket_is_replaced_and_a_living_one_and_a_file_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("folder/csi.sock");
         let living = listen(&path).await.unwrap();
@@ -78,6 +93,16 @@ mod tests {
         assert!(path.exists(), "a socket outlives its process");
         listen(&path).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+
+        let mine = SocketFile::of(&path);
+        assert!(mine.is_there());
+        // A second name for it, so that its number is not given to the next.
+        std::fs::hard_link(&path, dir.path().join("kept")).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _successor = listen(&path).await.unwrap();
+        assert!(!mine.is_there());
+        drop(mine);
+        assert!(path.exists(), "what a successor listens on is not removed");
 
         let file = dir.path().join("file");
         std::fs::write(&file, "data").unwrap();
