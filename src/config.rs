@@ -34,8 +34,11 @@ pub enum LogFormat {
     Text,
 }
 
-/// The least grace period of a pod with which its hook has any time of its own.
+/// The least grace period of a pod with which anything in it has time to end.
 const SHORTEST_GRACE: Duration = Duration::from_secs(10);
+/// What is left of the grace period when the time of what is in flight is over: for a lease to be given back, and for the
+/// last spans.
+pub const LAST_OF_GRACE: Duration = Duration::from_secs(5);
 
 /// What the process is to do.
 #[derive(Debug, Clone)]
@@ -89,6 +92,8 @@ pub struct Config {
     pub metrics_addr: Option<SocketAddr>,
     /// Where spans are sent.
     pub otlp_endpoint: Option<String>,
+    /// The pod's grace period.
+    pub grace: Duration,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What is logged.
@@ -213,6 +218,7 @@ fn resolve(service: Service) -> Result<Command, String> {
     if let Some(url) = &otlp_endpoint {
         mistakes.unless(base_url("--otlp-endpoint", url));
     }
+    let grace = grace_period(common.grace, &mut mistakes);
     mistakes.unless(crate::telemetry::filter(&common.log_level));
     let log_format = common
         .log_format
@@ -234,6 +240,7 @@ fn resolve(service: Service) -> Result<Command, String> {
         region,
         metrics_addr,
         otlp_endpoint,
+        grace,
         log_format,
         log_level: common.log_level,
         lease,
@@ -273,15 +280,21 @@ fn node_name(name: Option<String>, wanted_by: &str, mistakes: &mut Mistakes) -> 
     name
 }
 
+/// The grace period of the process's pod.
+fn grace_period(seconds: u32, mistakes: &mut Mistakes) -> Duration {
+    let grace = Duration::from_secs(seconds.into());
+    if grace < SHORTEST_GRACE {
+        mistakes.add("--grace", &format!("give the pod's grace period, {} s or more", SHORTEST_GRACE.as_secs()));
+    }
+    grace
+}
+
 fn resolve_pre_stop(flags: PreStopFlags) -> Result<PreStopConfig, String> {
     let mut mistakes = Mistakes(Vec::new());
     let profile = profile_named(&flags.cloud, &mut mistakes);
     let driver_name = driver_name(flags.driver_name, profile, &mut mistakes);
     let node_name = node_name(flags.node_name, "pre-stop", &mut mistakes);
-    let grace = Duration::from_secs(flags.grace.into());
-    if grace < SHORTEST_GRACE {
-        mistakes.add("--grace", &format!("give the pod's grace period, {} s or more", SHORTEST_GRACE.as_secs()));
-    }
+    let grace = grace_period(flags.grace, &mut mistakes);
     if !mistakes.0.is_empty() {
         return Err(mistakes.0.join("\n"));
     }

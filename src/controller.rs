@@ -117,9 +117,9 @@ impl Controller {
     pub fn new(cloud: Arc<dyn Cloud>, setting: Setting, tasks: TaskTracker) -> Self {
         let Setting { home, cluster, metrics } = setting;
         let inner = Arc::new(Inner {
-            volumes: Things::new(Arc::clone(&cloud)),
-            snapshots: Things::new(Arc::clone(&cloud)),
-            shares: Things::new(Arc::clone(&cloud)),
+            volumes: Things::new(Arc::clone(&cloud), metrics.clone()),
+            snapshots: Things::new(Arc::clone(&cloud), metrics.clone()),
+            shares: Things::new(Arc::clone(&cloud), metrics.clone()),
             cloud,
             queues: Queues::default(),
             operations: Operations::new(tasks, metrics.clone()),
@@ -147,6 +147,12 @@ impl Controller {
             Ok(()) => info!("the account's volumes are listed"),
             Err(error) => warn!(%error, "the account cannot be listed yet; the first create tries again"),
         }
+    }
+
+    /// Tells what an earlier process has made beside this one, once that has to be there; then it ends.
+    pub async fn look_back(&self) {
+        let Inner { volumes, snapshots, shares, .. } = &*self.inner;
+        tokio::join!(volumes.look_back(), snapshots.look_back(), shares.look_back());
     }
 
     /// Whether the cloud has snapshots.

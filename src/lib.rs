@@ -110,14 +110,22 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         let pace = Pace::new(settings.requests_per_second, config.profile.requests_per_second);
         let api_url = settings.api_url.clone();
         let account = Account { api_url, token, pace, metrics: metrics.clone(), fence };
+        metrics.is_active();
         serve_controller(&mut services, &config, settings, account, &tasks)?;
-    } else {
-        services.identity.started();
     }
     if let Some(settings) = &config.node {
-        serve_node(&mut services, &config, settings, &metrics, &tasks).await?;
+        tokio::select! {
+            biased;
+            () = &mut shutdown => return Ok(()),
+            begun = serve_node(&mut services, &config, settings, &metrics, &tasks) => begun?,
+        }
     }
-    let serving = server::serve(&config.endpoint, services, registration.as_ref(), &tasks, shutdown);
+    // A controller has started when it has asked for the account once.
+    if config.controller.is_none() {
+        services.identity.started();
+    }
+    let grace = config.grace.saturating_sub(config::LAST_OF_GRACE);
+    let serving = server::serve(&config.endpoint, services, registration.as_ref(), &tasks, grace, shutdown);
     match lease {
         None => serving.await,
         Some(lease) => serve_while(lease, serving).await,
@@ -170,8 +178,9 @@ fn serve_controller(
         }
         ready.started();
     });
-    let cleaning = controller.clone();
+    let (cleaning, looking_back) = (controller.clone(), controller.clone());
     tokio::spawn(async move { cleaning.keep_clean().await });
+    tokio::spawn(async move { looking_back.look_back().await });
     services.controller = Some(rpc::ControllerService::new(controller, config.profile, metrics));
     Ok(())
 }

@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    cloud::{CloudError, pace::Priority},
+    cloud::{CloudError, Share, Snapshot, Volume, kind::Kind as _, pace::Priority},
     error::Refusal,
     progress::Progress,
     volume::FsType,
@@ -37,6 +37,7 @@ labels!(RetryLabels { operation, reason });
 labels!(ToolLabels { tool, outcome });
 labels!(RefusalLabels { reason });
 labels!(FormatLabels { fs });
+labels!(TwinLabels { kind });
 
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -57,6 +58,8 @@ pub struct Metrics {
     tools: Durations<ToolLabels>,
     refused: Family<RefusalLabels, Counter>,
     formatted: Family<FormatLabels, Counter>,
+    active: Gauge,
+    twins: Family<TwinLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -74,6 +77,8 @@ impl Default for Metrics {
             tools: Durations::new_with_constructor(histogram),
             refused: Family::default(),
             formatted: Family::default(),
+            active: Gauge::default(),
+            twins: Family::default(),
         };
         // What alerts count from is there from the start: an increase from nothing is none to Prometheus.
         for priority in Priority::ALL {
@@ -81,6 +86,9 @@ impl Default for Metrics {
         }
         for reason in Refusal::ALL {
             drop(metrics.refused.get_or_create(&RefusalLabels { reason: reason.word() }));
+        }
+        for kind in [Volume::WORD, Snapshot::WORD, Share::WORD] {
+            drop(metrics.twins.get_or_create(&TwinLabels { kind }));
         }
         for fs in FsType::ALL {
             drop(metrics.formatted.get_or_create(&FormatLabels { fs: fs.as_str() }));
@@ -126,6 +134,16 @@ impl Metrics {
             self.refused.clone(),
         );
         registry.register("csi_disks_formatted", "File systems made", self.formatted.clone());
+        registry.register(
+            "csi_controller_active",
+            "Whether this process is the controller that works (1), or is none or waits for its lease (0)",
+            self.active.clone(),
+        );
+        registry.register(
+            "csi_twins",
+            "Things of the account that were seen to have the name of an older one, every look included",
+            self.twins.clone(),
+        );
         registry.register_collector(Box::new(self.progress.clone()));
         registry
     }
@@ -173,6 +191,16 @@ impl Metrics {
     /// Counts a file system that was made.
     pub fn formatted(&self, fs: &'static str) {
         self.formatted.get_or_create(&FormatLabels { fs }).inc();
+    }
+
+    /// Notes that this process is the controller that works.
+    pub fn is_active(&self) {
+        self.active.set(1);
+    }
+
+    /// Counts a thing of this kind that was seen to have the name of an older one.
+    pub fn twin(&self, kind: &'static str) {
+        self.twins.get_or_create(&TwinLabels { kind }).inc();
     }
 
     /// All metrics in the text format of `OpenMetrics`.

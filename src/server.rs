@@ -15,9 +15,6 @@ use crate::{
     socket::{SocketFile, connections, listen},
 };
 
-/// How long what is in flight may take to end; Kubernetes gives a pod 30 s by default.
-const GRACE: Duration = Duration::from_secs(25);
-
 /// How long the answers to calls may take when no operation is in flight any more: those calls only look. Without it a
 /// connection that somebody keeps open and says nothing on would take up the whole of the grace.
 const ANSWERS: Duration = Duration::from_secs(5);
@@ -58,7 +55,8 @@ pub fn stop_signal() -> Result<impl Future<Output = ()>, RunError> {
     })
 }
 
-/// Serves on the socket, and is offered to the kubelet by `registration`, until `shutdown`; then lets calls and the operations of `tasks` end.
+/// Serves on the socket, and is offered to the kubelet by `registration`, until `shutdown`; then lets calls and the
+/// operations of `tasks` end, for `grace`.
 ///
 /// # Errors
 /// If the socket cannot be had, or if something is still in flight when the grace is over.
@@ -67,6 +65,7 @@ pub async fn serve(
     services: Services,
     registration: Option<&Registration>,
     tasks: &TaskTracker,
+    grace: Duration,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let listener = listen(socket).await.map_err(RunError::Failed)?;
@@ -101,7 +100,7 @@ pub async fn serve(
     drop(file);
     stop.send(()).ok();
     tasks.close();
-    let drained = tokio::time::timeout(GRACE, async {
+    let drained = tokio::time::timeout(grace, async {
         tasks.wait().await;
         tokio::time::timeout(ANSWERS, &mut server).await
     });
@@ -118,7 +117,7 @@ pub async fn serve(
                 // Only connections that their owners keep open for ever, or whose calls only look.
                 return Ok(());
             }
-            Err(RunError::Failed(format!("{left} operations were still in flight after {} s", GRACE.as_secs())))
+            Err(RunError::Failed(format!("{left} operations were still in flight after {} s", grace.as_secs())))
         }
     }
 }
@@ -129,6 +128,8 @@ mod tests {
 
     use super::*;
     use crate::csi::{ProbeRequest, identity_client::IdentityClient};
+
+    const GRACE: Duration = Duration::from_secs(25);
 
     #[tokio::test]
     async fn an_operation_in_flight_ends_before_the_server_does() {
@@ -141,7 +142,7 @@ mod tests {
         let services = Services { identity: Identity::new("test".to_owned()), controller: None, node: None };
         let (serving_path, serving_tasks) = (path.clone(), tasks.clone());
         let server = tokio::spawn(async move {
-            serve(&serving_path, services, None, &serving_tasks, async { stopped.await.unwrap() }).await
+            serve(&serving_path, services, None, &serving_tasks, GRACE, async { stopped.await.unwrap() }).await
         });
         while UnixStream::connect(&path).await.is_err() {
             tokio::task::yield_now().await;
@@ -168,7 +169,7 @@ mod tests {
         let services = Services { identity: Identity::new("test".to_owned()), controller: None, node: None };
         let serving = path.clone();
         let server = tokio::spawn(async move {
-            serve(&serving, services, None, &TaskTracker::new(), async { stopped.await.unwrap() }).await
+            serve(&serving, services, None, &TaskTracker::new(), GRACE, async { stopped.await.unwrap() }).await
         });
         while UnixStream::connect(&path).await.is_err() {
             tokio::task::yield_now().await;

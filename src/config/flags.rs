@@ -98,6 +98,10 @@ pub(super) struct CommonFlags {
     /// collector's own variables, such as OTEL_EXPORTER_OTLP_HEADERS. One that is away disturbs no call [default: off]
     #[arg(long, env = "CSI_OTLP_ENDPOINT")]
     pub(super) otlp_endpoint: Option<String>,
+    /// The pod's terminationGracePeriodSeconds: on SIGTERM nothing new is taken on, and what is in flight, such as the
+    /// check of a large file system, goes on until 5 s before that time is over
+    #[arg(long, env = "CSI_GRACE", default_value = "30")]
+    pub(super) grace: u32,
     /// How log lines look [default: text on a terminal, else json]
     #[arg(long, env = "CSI_LOG_FORMAT")]
     pub(super) log_format: Option<LogFormat>,

@@ -14,7 +14,10 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::{Inner, ours, pauses::Pauses};
+use super::{
+    Inner, ours,
+    pauses::{Pauses, SETTLING_SLOW},
+};
 use crate::{
     cloud::{
         CloudError, InstanceState, Volume, VolumeState,
@@ -82,6 +85,7 @@ impl Inner {
             }
             let turn = self.queues.turn(node, queue::Change::Attach).await;
             self.doubts.attach_sent(id);
+            let asked = Instant::now();
             self.progress.begin(id, Change::Attach(node.clone()));
             match self.cloud.attach_volume(id, node).await {
                 Ok(()) => {
@@ -90,9 +94,7 @@ impl Inner {
                     let on = self.volumes.watcher.until(id, Awaited::Attached, taken, arrived);
                     match holding(turn, on).await {
                         Ok(attached) if attached.attached_to.as_ref() == Some(node) => {
-                            self.has_settled(id);
-                            info!(volume = %id, %node, "attached");
-                            return with_serial(attached);
+                            return self.brought(attached, node);
                         }
                         // The next read says where it is.
                         Ok(_) => self.has_settled(id),
@@ -126,6 +128,8 @@ impl Inner {
                     warn!(volume = %id, %node, error = %cause, "not known whether the attach was taken");
                     in_doubt = true;
                     if !pauses.wait().await {
+                        // Whoever ends in order with nothing under way says that nothing of his is still to come.
+                        tokio::time::sleep_until(asked + SETTLING_SLOW).await;
                         let subject = format!("attaching volume {id} to {node}");
                         return Err(Error::OutcomeUnknown { subject, cause });
                     }
@@ -140,6 +144,14 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Notes that an attach of ours has come about.
+    fn brought(&self, volume: Volume, node: &NodeId) -> Result<Volume, Error> {
+        self.doubts.brought(&volume.id);
+        self.has_settled(&volume.id);
+        info!(volume = %volume.id, %node, "attached");
+        with_serial(volume)
     }
 
     /// How a volume stands, asked for again for as long as the cloud gives no answer.

@@ -93,6 +93,7 @@ impl Inner {
                     });
                     match holding(turn, off).await {
                         Ok(()) => {
+                            tokio::time::sleep_until(self.doubts.safe_from(id)).await;
                             self.doubts.is_free(id);
                             self.has_settled(id);
                             info!(volume = %id, %node, "detached");

@@ -1,7 +1,5 @@
-//! What a read that shows a volume on no instance does not prove yet.
-//!
-//! An attach may be on its way: one of ours whose end nobody has seen, or one that an earlier process sent just before it
-//! died.
+//! What a read does not prove yet, since something that was sent may still be on its way: an attach of ours whose end
+//! nobody has seen, or what an earlier process sent just before it died.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,11 +22,18 @@ pub(super) struct Doubts<T = VolumeId> {
     /// Volumes that this process knows, from soon after its start, to be on no instance unless it attaches them itself:
     /// it made them or saw them come off.
     free_since_start: Mutex<HashSet<T>>,
+    /// Volumes that this process has brought to an instance soon after its start.
+    brought_since_start: Mutex<HashSet<T>>,
 }
 
 impl<T: Clone + Eq + Hash> Doubts<T> {
     pub(super) fn new() -> Self {
-        Self { begun: Instant::now(), attaching: Mutex::default(), free_since_start: Mutex::default() }
+        Self {
+            begun: Instant::now(),
+            attaching: Mutex::default(),
+            free_since_start: Mutex::default(),
+            brought_since_start: Mutex::default(),
+        }
     }
 
     /// Notes that an attach goes out.
@@ -61,22 +66,43 @@ impl<T: Clone + Eq + Hash> Doubts<T> {
     /// Notes that nothing of an earlier process can still bring a volume to an instance.
     pub(super) fn is_free(&self, id: &T) {
         if self.begun.elapsed() <= SETTLING_SLOW {
-            self.free_since_start.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+            lock(&self.free_since_start).insert(id.clone());
         }
     }
 
     /// From when on a read that shows a volume on no instance proves that no earlier process brings it to one.
     pub(super) fn free_from(&self, id: &T) -> Instant {
-        let mut free = self.free_since_start.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = lock(&self.free_since_start);
         if self.begun.elapsed() > SETTLING_SLOW {
             free.clear();
         }
         if free.contains(id) { self.begun } else { self.begun + SETTLING_SLOW }
     }
 
-    fn attaching(&self) -> MutexGuard<'_, HashMap<T, Instant>> {
-        self.attaching.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes that this process has brought a volume to an instance: by then nobody waited for it to come off another.
+    pub(super) fn brought(&self, id: &T) {
+        if self.begun.elapsed() <= SETTLING_SLOW {
+            lock(&self.brought_since_start).insert(id.clone());
+        }
     }
+
+    /// From when on a volume that was taken off an instance can go to another. An earlier process may have sent a detach
+    /// as well: it names no instance, and would take the volume from wherever it is by then.
+    pub(super) fn safe_from(&self, id: &T) -> Instant {
+        let mut brought = lock(&self.brought_since_start);
+        if self.begun.elapsed() > SETTLING_SLOW {
+            brought.clear();
+        }
+        if brought.contains(id) { self.begun } else { self.begun + SETTLING_SLOW }
+    }
+
+    fn attaching(&self) -> MutexGuard<'_, HashMap<T, Instant>> {
+        lock(&self.attaching)
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@ pub(super) struct Model {
     state: Arc<Mutex<State>>,
     pub(super) creating: Duration,
     pub(super) moving: Duration,
+    pub(super) metrics: Metrics,
 }
 
 pub(super) fn node(number: u32) -> NodeId {
@@ -60,13 +61,18 @@ pub(super) fn node(number: u32) -> NodeId {
 
 impl Model {
     pub(super) fn new() -> Self {
-        Self { state: Arc::default(), creating: Duration::from_secs(1), moving: Duration::from_secs(2) }
+        Self {
+            state: Arc::default(),
+            creating: Duration::from_secs(1),
+            moving: Duration::from_secs(2),
+            metrics: Metrics::default(),
+        }
     }
 
     /// A controller process of this cloud.
     pub(super) fn controller(&self) -> Controller {
         let home = HomeRegion::new(Some("EWR".to_owned()), &PROFILE, String::new());
-        let setting = Setting { home, cluster: Cluster::default(), metrics: Metrics::default() };
+        let setting = Setting { home, cluster: Cluster::default(), metrics: self.metrics.clone() };
         Controller::new(Arc::new(self.clone()), setting, tokio_util::task::TaskTracker::new())
     }
 

@@ -28,6 +28,7 @@ use crate::{
         watch::{Awaited, Watcher},
     },
     error::Error,
+    metrics::Metrics,
 };
 
 /// The things of one kind that the account has, by name and by id.
@@ -40,6 +41,9 @@ pub(super) struct Things<T: Kind> {
     /// Names of which a request has gone out that nobody has answered for certain, and since when a listing proves what
     /// came of it. It outlives the operation, whose retry must not take an older listing for proof.
     unanswered: Mutex<HashMap<String, Instant>>,
+    /// Names of things that were made while a request of an earlier process could still make another of that name.
+    made_early: Mutex<Vec<String>>,
+    metrics: Metrics,
 }
 
 /// A thing that is wanted under a name.
@@ -73,13 +77,15 @@ impl From<Error> for NotMade {
 }
 
 impl<T: Kind> Things<T> {
-    pub(super) fn new(cloud: Arc<dyn Cloud>) -> Self {
+    pub(super) fn new(cloud: Arc<dyn Cloud>, metrics: Metrics) -> Self {
         Self {
             watcher: Watcher::new(Arc::clone(&cloud)),
             cloud,
             names: Names::new(),
             begun: Instant::now(),
             unanswered: Mutex::default(),
+            made_early: Mutex::default(),
+            metrics,
         }
     }
 
@@ -123,6 +129,9 @@ impl<T: Kind> Things<T> {
             match answer {
                 Ok(thing) => {
                     self.names.insert(&thing);
+                    if self.begun.elapsed() < SETTLING_SLOW {
+                        self.made_early().push(name.to_owned());
+                    }
                     info!(id = %thing.id(), name, "made: {what}");
                     return Ok(thing);
                 }
@@ -164,6 +173,7 @@ impl<T: Kind> Things<T> {
                 Ok(thing) if thing.name() != Some(name) => {}
                 Ok(thing) => {
                     if let Some(oldest) = &found {
+                        self.metrics.twin(T::WORD);
                         warn!(name, kept = %oldest.id(), other = %thing.id(),
                             "two of kind {} have one name: the oldest is used, the other is left alone and costs money",
                             T::WORD);
@@ -176,6 +186,33 @@ impl<T: Kind> Things<T> {
             }
         }
         Ok(found)
+    }
+
+    /// Once nothing that an earlier process asked for can come any more, looks whether that has made what this one made in
+    /// the meantime as well, and tells it.
+    pub(super) async fn look_back(&self) {
+        let settled = self.begun + SETTLING_SLOW;
+        tokio::time::sleep_until(settled).await;
+        let names = std::mem::take(&mut *self.made_early());
+        for name in names {
+            let mut pauses = Pauses::new();
+            while let Err(error) = self.tell_twins(&name, settled).await {
+                if !pauses.wait().await {
+                    warn!(name, error = error.chain(), "not known whether two of kind {} have one name", T::WORD);
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn tell_twins(&self, name: &str, since: Instant) -> Result<(), Error> {
+        let doing = || format!("looking for two of kind {} with one name", T::WORD);
+        let ids = self.names.find(&self.watcher, name, since).await;
+        if ids.map_err(|cause| Error::Cloud { doing: doing(), cause })?.len() > 1 {
+            // It reads them, and tells.
+            self.find(name, since).await?;
+        }
+        Ok(())
     }
 
     /// Waits until a thing made at `since` or later can be used.
@@ -194,6 +231,10 @@ impl<T: Kind> Things<T> {
             return Err(Error::Failed(format!("the cloud says that {} {} has failed", T::WORD, seen.id())));
         }
         Ok(seen)
+    }
+
+    fn made_early(&self) -> MutexGuard<'_, Vec<String>> {
+        self.made_early.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unanswered(&self) -> MutexGuard<'_, HashMap<String, Instant>> {

@@ -205,13 +205,14 @@ impl Account {
         self.numbers
     }
 
-    /// Whose requests are on their way has died: they are lost, or come until `latest`.
-    pub(super) fn sender_died(&mut self, latest: Duration, mut is_lost: impl FnMut() -> bool) {
+    /// Whose requests are on their way has died: `arrives` tells of each when it comes after all, if it does.
+    pub(super) fn sender_died(&mut self, mut arrives: impl FnMut(&Sent, Duration) -> Option<Duration>) {
         let under_way = self.agenda.extract_if(.., |_, event| matches!(event, Event::Arrival(..)));
         let under_way: Vec<_> = under_way.collect();
         for ((at, number), event) in under_way {
-            if !is_lost() {
-                self.agenda.insert((at.min(latest), number), event);
+            let Event::Arrival(_, sent) = &event else { continue };
+            if let Some(at) = arrives(sent, at) {
+                self.agenda.insert((at, number), event);
             }
         }
     }

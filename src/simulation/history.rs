@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use self::life::Life;
 pub(super) use self::outcome::{Failure, Outcome};
 use super::{
-    account::Account,
+    account::{Account, Sent},
     cluster::Cluster,
     faults::Faults,
     lie::Lie,
@@ -30,6 +30,8 @@ use super::{
 /// Within this a request that was under way when the controller died takes its effect, counted from its next life: the
 /// driver counts on no more.
 const AFTERLIFE: Duration = Duration::from_millis(1900);
+/// The same of a detach, which names no instance: it would take the volume from wherever it is by then.
+const AFTERLIFE_OF_DETACH: Duration = Duration::from_secs(28);
 
 /// `--requests-per-second`, its default.
 const RATE: u32 = 20;
@@ -117,6 +119,18 @@ impl History {
         account.story.wrong(now, what);
     }
 
+    /// When a request that was under way arrives, if it does; `begins` is when the next life does.
+    fn afterlife(&self, sent: &Sent, at: Duration, begins: Duration) -> Option<Duration> {
+        self.random(|rng| match rng.u32(0..4) {
+            0 | 1 => None,
+            2 if sent.path.ends_with("/detach") => {
+                let late = Duration::from_millis(rng.u64(0..28_000));
+                Some(at.max(begins + late).min(begins + AFTERLIFE_OF_DETACH))
+            }
+            _ => Some(at.min(begins + AFTERLIFE)),
+        })
+    }
+
     fn all_lives(self: &Arc<Self>, settings: &Settings) -> Result<(), String> {
         loop {
             self.count("lives");
@@ -133,8 +147,8 @@ impl History {
             self.note(|| format!("the controller is dead, for {away:?}"));
             let mut account = self.account.look();
             account.story.died();
-            let latest = account.now() + away + AFTERLIFE;
-            account.sender_died(latest, || self.random(Rng::bool));
+            let begins = account.now() + away;
+            account.sender_died(|sent, at| self.afterlife(sent, at, begins));
             account.pass(away);
         }
     }
