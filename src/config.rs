@@ -1,29 +1,26 @@
 //! The command line and the environment, resolved into a configuration with every mistake told at once.
 
+mod account;
 mod check;
+mod commands;
 mod flags;
+mod node;
 
-use std::{
-    fmt,
-    io::IsTerminal,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt, io::IsTerminal, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
+pub use self::{
+    account::ControllerConfig,
+    commands::{OrphansConfig, PreStopConfig},
+    node::{NodeConfig, TaintConfig},
+};
 use self::{
-    check::{
-        Mistakes, OBJECT_NAME, base_url, given, is_driver_name, is_object_name, is_taint_key, registration_socket,
-        socket_path,
-    },
-    flags::{AccountFlags, Cli, NodeFlags, OrphansFlags, PreStopFlags, Service},
+    check::{Mistakes, OBJECT_NAME, base_url, given, is_driver_name, is_object_name, socket_path},
+    commands::{resolve_orphans, resolve_pre_stop},
+    flags::{Cli, Service},
 };
-use crate::{
-    cloud::{PROFILES, Profile, label::Cluster},
-    volume::NodeId,
-};
+use crate::cloud::{PROFILES, Profile};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,30 +46,6 @@ pub enum Command {
     Orphans(OrphansConfig),
     /// Wait for a drain, and end.
     PreStop(PreStopConfig),
-}
-
-/// What the hook before the end of a node's pod needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PreStopConfig {
-    /// The name of the Node.
-    pub node_name: String,
-    /// The name of the driver.
-    pub driver_name: String,
-    /// The pod's grace period.
-    pub grace: Duration,
-}
-
-/// What the report of orphans needs.
-#[derive(Debug, Clone)]
-pub struct OrphansConfig {
-    /// The cloud.
-    pub profile: &'static Profile,
-    /// The account.
-    pub account: ControllerConfig,
-    /// What the names of the cluster's volumes begin with.
-    pub volume_name_prefix: String,
-    /// Where the ids are that the cluster knows; `-` is standard input.
-    pub in_use: PathBuf,
 }
 
 /// A configuration that has been checked.
@@ -104,51 +77,6 @@ pub struct Config {
     pub controller: Option<ControllerConfig>,
     /// Set where the Node service is served.
     pub node: Option<NodeConfig>,
-}
-
-/// What only the controller needs.
-#[derive(Debug, Clone)]
-pub struct ControllerConfig {
-    /// The token file.
-    pub token_file: PathBuf,
-    /// The API.
-    pub api_url: String,
-    /// The rate of the token bucket.
-    pub requests_per_second: u32,
-    /// The cluster's name.
-    pub cluster: Cluster,
-}
-
-/// A taint that the driver takes off its own Node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaintConfig {
-    /// The name of the Node.
-    pub node_name: String,
-    /// The key of the taint.
-    pub key: String,
-}
-
-/// What only the node needs.
-#[derive(Debug, Clone)]
-pub struct NodeConfig {
-    /// The instance's id, where it is given.
-    pub node_id: Option<NodeId>,
-    /// By-id links.
-    pub device_dir: PathBuf,
-    /// The kernel's tree of devices.
-    pub sysfs_dir: PathBuf,
-    /// The node's own records.
-    pub state_dir: PathBuf,
-    /// The kubelet's directory, if it is told.
-    pub kubelet_dir: Option<PathBuf>,
-    /// Where the kubelet looks for plugins, if the driver registers itself.
-    pub kubelet_registration_dir: Option<PathBuf>,
-    /// Slots that are not the driver's.
-    pub reserved_volumes: u32,
-    /// A ceiling on the volumes.
-    pub max_volumes_per_node: Option<u32>,
-    /// The taint to take off, if there is one.
-    pub startup_taint: Option<TaintConfig>,
 }
 
 impl Config {
@@ -289,103 +217,10 @@ fn grace_period(seconds: u32, mistakes: &mut Mistakes) -> Duration {
     grace
 }
 
-fn resolve_pre_stop(flags: PreStopFlags) -> Result<PreStopConfig, String> {
-    let mut mistakes = Mistakes(Vec::new());
-    let profile = profile_named(&flags.cloud, &mut mistakes);
-    let driver_name = driver_name(flags.driver_name, profile, &mut mistakes);
-    let node_name = node_name(flags.node_name, "pre-stop", &mut mistakes);
-    let grace = grace_period(flags.grace, &mut mistakes);
-    if !mistakes.0.is_empty() {
-        return Err(mistakes.0.join("\n"));
-    }
-    Ok(PreStopConfig { node_name, driver_name, grace })
-}
-
-fn resolve_orphans(account: AccountFlags, flags: OrphansFlags) -> Result<OrphansConfig, String> {
-    let mut mistakes = Mistakes(Vec::new());
-    let profile = profile_named(&flags.cloud, &mut mistakes);
-    let account = account.resolve(profile, &mut mistakes);
-    if flags.volume_name_prefix.is_empty() {
-        mistakes.add("--volume-name-prefix", "give what the provisioner puts before its names, such as pvc");
-    }
-    if !mistakes.0.is_empty() {
-        return Err(mistakes.0.join("\n"));
-    }
-    let OrphansFlags { volume_name_prefix, in_use, .. } = flags;
-    Ok(OrphansConfig { profile, account, volume_name_prefix, in_use })
-}
-
-impl AccountFlags {
-    fn resolve(self, profile: &Profile, mistakes: &mut Mistakes) -> ControllerConfig {
-        if self.token_file.is_none() {
-            mistakes.add("--token-file", "give the file that holds the cloud's API token");
-        }
-        let api_url = given(self.api_url).unwrap_or_else(|| profile.api_url.to_owned());
-        mistakes.unless(base_url("--api-url", &api_url));
-        let most = profile.requests_per_second - 1;
-        if !(1..=most).contains(&self.requests_per_second) {
-            mistakes
-                .add("--requests-per-second", &format!("give a number from 1 to {most}, below the account's limit"));
-        }
-        let cluster_id = given(self.cluster_id).unwrap_or_default();
-        let cluster = Cluster::parse(&cluster_id);
-        if cluster.is_none() {
-            let rule = "lower-case letters, digits, dots and dashes, 63 at most";
-            mistakes.add("--cluster-id", &format!("'{cluster_id}' is not a name of a cluster ({rule})"));
-        }
-        ControllerConfig {
-            cluster: cluster.unwrap_or_default(),
-            token_file: self.token_file.unwrap_or_default(),
-            api_url: api_url.trim_end_matches('/').to_owned(),
-            requests_per_second: self.requests_per_second,
-        }
-    }
-}
-
-impl NodeFlags {
-    fn resolve(self, profile: &Profile, endpoint: &Path, driver_name: &str, mistakes: &mut Mistakes) -> NodeConfig {
-        let node_id = given(self.node_id).and_then(|id| {
-            let parsed = NodeId::parse(profile.id_form, &id);
-            parsed.or_else(|| {
-                mistakes.add("--node-id", &format!("'{id}' is not an instance id of {}", profile.name));
-                None
-            })
-        });
-        if self.max_volumes_per_node == Some(0) {
-            mistakes.add("--max-volumes-per-node", "give 1 or more; to Kubernetes 0 means no limit");
-        }
-        let kubelet_dir = self.kubelet_dir.filter(|dir| !dir.as_os_str().is_empty());
-        if kubelet_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
-            mistakes.add("--kubelet-dir", "give an absolute path, such as /var/lib/kubelet");
-        }
-        let registration_dir = self.kubelet_registration_dir.filter(|dir| !dir.as_os_str().is_empty());
-        if let Some(dir) = &registration_dir {
-            mistakes.unless(registration_socket(dir, driver_name));
-        }
-        let startup_taint = given(self.startup_taint).map(|key| {
-            if !is_taint_key(&key) {
-                let rule = "as in example.com/agent-not-ready";
-                mistakes.add("--startup-taint", &format!("'{key}' is not a key of a taint, {rule}"));
-            }
-            TaintConfig { node_name: node_name(self.node_name, "--startup-taint", mistakes), key }
-        });
-        let beside = endpoint.parent().unwrap_or(Path::new("/")).join("state");
-        NodeConfig {
-            node_id,
-            device_dir: self.device_dir,
-            sysfs_dir: self.sysfs_dir,
-            state_dir: self.state_dir.unwrap_or(beside),
-            kubelet_dir,
-            kubelet_registration_dir: registration_dir,
-            reserved_volumes: self.reserved_volumes,
-            max_volumes_per_node: self.max_volumes_per_node,
-            startup_taint,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn config(arguments: &[&str]) -> Result<Config, String> {

@@ -8,6 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 target=${CARGO_TARGET_DIR:-$PWD/target}
 logs=$target/test-logs
+# What failed, by name, for whoever sees the end of the output only
+failures=$logs/failures.txt
 bins=$target/debug
 export CARGO_TERM_COLOR=never
 # The disks of the tests are files: in memory, where there is room, nothing waits for a real disk to be synced.
@@ -16,6 +18,7 @@ if [ -z "${TMPDIR:-}" ] && [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ] &
     export TMPDIR=/dev/shm
 fi
 mkdir -p "$logs"
+: >"$failures"
 passed=0 failed=0 skipped=0
 summary=()
 made= host_bed=
@@ -31,8 +34,15 @@ section() {
     status=${PIPESTATUS[0]}
     read -r p f s < <("$counter" "$log" "$status")
     if [ "$status" != 0 ] && [ "$f" = 0 ]; then f=1; fi
+    [ "$f" = 0 ] || what_failed "$name" "$log" >>"$failures"
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
     summary+=("$(printf '%-32s %5d passed %3d failed %3d skipped %4d s' "$name" "$p" "$f" "$s" $((SECONDS - began)))")
+}
+# what_failed NAME LOG: the failed tests of a section and why, or its last words
+what_failed() {
+    local lines
+    lines=$(grep -E -A 4 'FAILED|^--- FAIL|\[FAIL\]| panicked at |^error(\[|:)' "$2" | cut -c 1-400 | head -n 60)
+    printf -- '--- %s: failed\n%s\n' "$1" "${lines:-$(tail -n 20 "$2")}"
 }
 # skip NAME REASON: a section that isn't run, by name
 skip() {
@@ -215,5 +225,6 @@ done
 
 printf '\n=== summary\n'
 printf '%s\n' "${summary[@]}"
+cat "$failures"
 printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 [ "$failed" = 0 ]
