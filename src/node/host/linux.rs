@@ -67,7 +67,7 @@ pub struct Linux {
 impl Linux {
     /// The machine, if it has all the programs that the node needs; makes the state directory.
     pub fn new(paths: Paths, metrics: Metrics) -> Result<Self, Error> {
-        let tools = Tools::find(metrics)?;
+        let tools = Tools::find(paths.state_dir.clone(), metrics)?;
         fs::create_dir_all(&paths.state_dir).map_err(|cause| Error::io("make", &paths.state_dir, cause))?;
         let id = fs::read_to_string(BOOT_ID).map_err(|cause| Error::io("read", BOOT_ID, cause))?;
         let release = fs::read_to_string(KERNEL_RELEASE).map_err(|cause| Error::io("read", KERNEL_RELEASE, cause))?;
@@ -246,7 +246,7 @@ impl Host for Linux {
     }
 
     async fn run(&self, tool: Tool, arguments: &[&str], key: Option<&Key>, lock: &Lock) -> Result<Output, Error> {
-        self.tools.run(tool, arguments, key, lock, &self.paths.state_dir).await
+        self.tools.run(tool, arguments, key, lock).await
     }
 }
 

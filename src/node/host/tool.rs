@@ -83,13 +83,15 @@ impl Output {
 #[derive(Debug)]
 pub(super) struct Tools {
     programs: BTreeMap<Tool, PathBuf>,
+    /// Where their output goes while they run.
+    state_dir: PathBuf,
     metrics: Metrics,
 }
 
 impl Tools {
     /// Finds every program.
-    pub(super) fn find(metrics: Metrics) -> Result<Self, Error> {
-        Ok(Self { programs: program::find()?, metrics })
+    pub(super) fn find(state_dir: PathBuf, metrics: Metrics) -> Result<Self, Error> {
+        Ok(Self { programs: program::find()?, state_dir, metrics })
     }
 
     /// Runs one to its end.
@@ -99,10 +101,9 @@ impl Tools {
         arguments: &[&str],
         key: Option<&Key>,
         lock: &Lock,
-        state_dir: &Path,
     ) -> Result<Output, Error> {
         let began = Instant::now();
-        let ended = self.run_to_its_end(tool, arguments, key, lock, state_dir).await;
+        let ended = self.run_to_its_end(tool, arguments, key, lock).await;
         let outcome = match ended.as_ref().map(|output| output.code) {
             Ok(Some(0)) => "ok",
             // With some this is an answer: blkid finds nothing, e2fsck has mended something.
@@ -120,12 +121,11 @@ impl Tools {
         arguments: &[&str],
         key: Option<&Key>,
         lock: &Lock,
-        state_dir: &Path,
     ) -> Result<Output, Error> {
         let program = &self.programs[&tool];
         let failed = |cause| Error::io("run", program, cause);
-        let mut stdout = nameless_file(state_dir).map_err(failed)?;
-        let mut stderr = nameless_file(state_dir).map_err(failed)?;
+        let mut stdout = nameless_file(&self.state_dir).map_err(failed)?;
+        let mut stderr = nameless_file(&self.state_dir).map_err(failed)?;
         let mut command = std::process::Command::new(program);
         command
             .args(arguments)
