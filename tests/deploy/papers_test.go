@@ -2,64 +2,11 @@ package deploy
 
 import (
 	"encoding/json"
-	"log/slog"
 	"os/exec"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/model/rulefmt"
-	"github.com/prometheus/prometheus/promql/parser"
 )
-
-var promql = parser.NewParser(parser.Options{})
-
-// known returns the names of all metrics that the driver has, as the table in metrics.md lists them; that table is held
-// against the code by a test of the driver's. A histogram has three.
-func known(t *testing.T) map[string]bool {
-	t.Helper()
-	names := map[string]bool{}
-	row := regexp.MustCompile("(?m)^\\| `(csi_[a-z_]+)` \\| ([a-z]+) \\|")
-	for _, found := range row.FindAllStringSubmatch(read(t, "metrics.md"), -1) {
-		if found[2] != "histogram" {
-			names[found[1]] = true
-			continue
-		}
-		for _, suffix := range []string{"_bucket", "_count", "_sum"} {
-			names[found[1]+suffix] = true
-		}
-	}
-	if !names["csi_rpc_seconds_count"] || !names["csi_changes_stuck"] {
-		t.Fatalf("the table is not found in metrics.md: %v", names)
-	}
-	return names
-}
-
-// unknown returns the metrics in a query that the driver does not have.
-func unknown(t *testing.T, query string, names map[string]bool) []string {
-	t.Helper()
-	expression, err := promql.ParseExpr(query)
-	if err != nil {
-		t.Errorf("%s: %v", query, err)
-		return nil
-	}
-	var missing []string
-	for _, selector := range parser.ExtractSelectors(expression) {
-		for _, matcher := range selector {
-			name := matcher.Value
-			if matcher.Name != labels.MetricName || name == "up" || name == "kube_daemonset_status_number_unavailable" {
-				continue
-			}
-			if !names[name] {
-				missing = append(missing, name)
-			}
-		}
-	}
-	return missing
-}
 
 // headings returns the second-level headings of a page.
 func headings(page string) []string {
@@ -73,33 +20,35 @@ func headings(page string) []string {
 }
 
 func TestEveryAlertHasItsRunbookEntry(t *testing.T) {
-	rules, errs := rulefmt.Parse([]byte(read(t, "alerts.yaml")), false, model.UTF8Validation, promql, slog.Default())
-	if len(errs) > 0 {
-		t.Fatal(errs)
-	}
-	names := known(t)
+	all := known(t)
 	entries := headings(read(t, "runbook.md"))
 	var alerts []string
-	for _, group := range rules.Groups {
-		for _, rule := range group.Rules {
-			alerts = append(alerts, rule.Alert)
-			if !slices.Contains(entries, rule.Alert) {
-				t.Errorf("%s has no entry in the runbook", rule.Alert)
+	for _, rule := range rules(t) {
+		alerts = append(alerts, rule.Alert)
+		if !slices.Contains(entries, rule.Alert) {
+			t.Errorf("%s has no entry in the runbook", rule.Alert)
+		}
+		wanted := "https://github.com/cloud-block-csi/cloud-block-csi/blob/main/deploy/runbook.md#" + strings.ToLower(rule.Alert)
+		if rule.Annotations["runbook_url"] != wanted {
+			t.Errorf("%s: the link is %s", rule.Alert, rule.Annotations["runbook_url"])
+		}
+		for _, annotation := range []string{"summary", "description"} {
+			if rule.Annotations[annotation] == "" {
+				t.Errorf("%s has no %s", rule.Alert, annotation)
 			}
-			wanted := "https://github.com/cloud-block-csi/cloud-block-csi/blob/main/deploy/runbook.md#" + strings.ToLower(rule.Alert)
-			if rule.Annotations["runbook_url"] != wanted {
-				t.Errorf("%s: the link is %s", rule.Alert, rule.Annotations["runbook_url"])
-			}
-			for _, annotation := range []string{"summary", "description"} {
-				if rule.Annotations[annotation] == "" {
-					t.Errorf("%s has no %s", rule.Alert, annotation)
+		}
+		if !slices.Contains([]string{"warning", "critical"}, rule.Labels["severity"]) || rule.For == 0 {
+			t.Errorf("%s: severity %q, for %v", rule.Alert, rule.Labels["severity"], rule.For)
+		}
+		query := expression(t, rule.Expr)
+		for _, missing := range all.missing(query) {
+			t.Errorf("%s: there is no %s", rule.Alert, missing)
+		}
+		for _, text := range rule.Annotations {
+			for _, label := range mentioned(text, `\$labels\.(\w+)`) {
+				if !slices.Contains(all.labels(query), label) {
+					t.Errorf("%s: what it finds has no label %s", rule.Alert, label)
 				}
-			}
-			if !slices.Contains([]string{"warning", "critical"}, rule.Labels["severity"]) || rule.For == 0 {
-				t.Errorf("%s: severity %q, for %v", rule.Alert, rule.Labels["severity"], rule.For)
-			}
-			if missing := unknown(t, rule.Expr, names); missing != nil {
-				t.Errorf("%s: the driver has no %v", rule.Alert, missing)
 			}
 		}
 	}
@@ -118,23 +67,29 @@ func TestTheDashboardShowsWhatTheDriverHas(t *testing.T) {
 			Title       string `json:"title"`
 			Description string `json:"description"`
 			Targets     []struct {
-				Expr string `json:"expr"`
+				Expr   string `json:"expr"`
+				Legend string `json:"legendFormat"`
 			} `json:"targets"`
 		} `json:"panels"`
 	}
 	if err := json.Unmarshal([]byte(read(t, "dashboard.json")), &board); err != nil {
 		t.Fatal(err)
 	}
-	names, seen := known(t), map[int]bool{}
+	all, seen := known(t), map[int]bool{}
 	for _, panel := range board.Panels {
 		if seen[panel.ID] || panel.Title == "" {
 			t.Errorf("panel %d (%s) is there twice, or has no title", panel.ID, panel.Title)
 		}
 		seen[panel.ID] = true
 		for _, target := range panel.Targets {
-			query := strings.ReplaceAll(target.Expr, "$__rate_interval", "5m")
-			if missing := unknown(t, query, names); missing != nil {
-				t.Errorf("%s: the driver has no %v", panel.Title, missing)
+			query := expression(t, strings.ReplaceAll(target.Expr, "$__rate_interval", "5m"))
+			for _, missing := range all.missing(query) {
+				t.Errorf("%s: there is no %s", panel.Title, missing)
+			}
+			for _, label := range mentioned(target.Legend, `{{(\w+)}}`) {
+				if !slices.Contains(all.labels(query), label) {
+					t.Errorf("%s: what it shows has no label %s", panel.Title, label)
+				}
 			}
 		}
 	}
