@@ -15,12 +15,12 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-var promql = parser.NewParser(parser.Options{})
+var language = parser.NewParser(parser.Options{})
 
 // rules returns the alerts.
 func rules(t *testing.T) []rulefmt.Rule {
 	t.Helper()
-	file, errs := rulefmt.Parse([]byte(read(t, "alerts.yaml")), false, model.UTF8Validation, promql, slog.Default())
+	file, errs := rulefmt.Parse([]byte(read(t, "alerts.yaml")), false, model.UTF8Validation, language, slog.Default())
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
@@ -33,7 +33,7 @@ func rules(t *testing.T) []rulefmt.Rule {
 
 func expression(t *testing.T, query string) parser.Expr {
 	t.Helper()
-	expression, err := promql.ParseExpr(query)
+	expression, err := language.ParseExpr(query)
 	if err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}

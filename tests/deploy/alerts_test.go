@@ -1,0 +1,296 @@
+package deploy
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/annotations"
+)
+
+// What a case is about happens between an hour and three after its series began, of which there is a sample a minute: before,
+// everything is new.
+const first, last = 60, 180
+
+// stored is a Prometheus that has these series, each a line in promtool's notation, and a sample a minute.
+func stored(t *testing.T, lines string) storage.Queryable {
+	t.Helper()
+	var all []promql.Series
+	for line := range strings.Lines(lines) {
+		metric, values, err := language.ParseSeriesDesc(strings.TrimSpace(line))
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		one := promql.Series{Metric: metric}
+		for at, value := range values {
+			if !value.Omitted {
+				one.Floats = append(one.Floats, promql.FPoint{T: int64(at) * time.Minute.Milliseconds(), F: value.Value})
+			}
+		}
+		all = append(all, one)
+	}
+	find := func(_ bool, _ *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
+		found := listed{at: -1}
+		for _, one := range all {
+			other := func(matcher *labels.Matcher) bool { return !matcher.Matches(one.Metric.Get(matcher.Name)) }
+			if !slices.ContainsFunc(matchers, other) {
+				found.series = append(found.series, promql.NewStorageSeries(one))
+			}
+		}
+		return &found
+	}
+	return &storage.MockQueryable{MockQuerier: &storage.MockQuerier{SelectMockFunction: find}}
+}
+
+// listed is a list as the query engine takes it.
+type listed struct {
+	series []storage.Series
+	at     int
+}
+
+func (l *listed) Next() bool                      { l.at++; return l.at < len(l.series) }
+func (l *listed) At() storage.Series              { return l.series[l.at] }
+func (*listed) Err() error                        { return nil }
+func (*listed) Warnings() annotations.Annotations { return nil }
+
+// fires tells whether an alert would have fired: what it looks for was found at every minute of its `for`.
+func fires(t *testing.T, rule rulefmt.Rule, lines string) bool {
+	t.Helper()
+	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 1e6, Timeout: time.Minute, Parser: language})
+	defer engine.Close()
+	begin, end := time.Unix(first*60, 0), time.Unix(last*60, 0)
+	query, err := engine.NewRangeQuery(t.Context(), stored(t, lines), nil, rule.Expr, begin, end, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer query.Close()
+	found, err := query.Exec(t.Context()).Matrix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(found, func(one promql.Series) bool { return longest(one.Floats) >= time.Duration(rule.For) })
+}
+
+// longest returns for how long a condition held without a gap.
+func longest(points []promql.FPoint) time.Duration {
+	var longest, held time.Duration
+	for i := range points {
+		if i > 0 && points[i].T-points[i-1].T == time.Minute.Milliseconds() {
+			held += time.Minute
+		} else {
+			held = 0
+		}
+		longest = max(longest, held)
+	}
+	return longest
+}
+
+func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
+	const (
+		controller = `job="cloud-block-csi-controller",instance="a"`
+		node       = `job="cloud-block-csi-node",instance="n"`
+		daemonSet  = `kube_daemonset_status_number_unavailable{daemonset="cloud-block-csi-node",job="kube-state-metrics"}`
+	)
+	cases := map[string]struct{ fires, not map[string]string }{
+		"CloudBlockCsiControllerMissing": {
+			fires: map[string]string{
+				"it was never there":      `up{` + node + `} 1x180`,
+				"it doesn't answer":       `up{` + controller + `} 1x80 0x100`,
+				"its target went away":    `up{` + controller + `} 1x80 _x100`,
+				"both of two are missing": "up{" + controller + "} 0x180\nup{job=\"cloud-block-csi-controller\",instance=\"b\"} 0x180",
+			},
+			not: map[string]string{
+				"it runs":             `up{` + controller + `} 1x180`,
+				"it is started again": `up{` + controller + `} 1x80 0x5 1x94`,
+				"one of two runs":     "up{" + controller + "} 0x180\nup{job=\"cloud-block-csi-controller\",instance=\"b\"} 1x180",
+			},
+		},
+		"CloudBlockCsiControllerIdle": {
+			fires: map[string]string{
+				"nobody asks any more": "up{" + controller + "} 1x180\n" +
+					`csi_rpc_seconds_count{` + controller + `,rpc="ListVolumes",code="OK"} 0+1x90 90x90`,
+				"nobody has ever asked": `up{` + controller + `} 1x180`,
+				"another driver's attacher lists": "up{" + controller + "} 1x180\n" +
+					`csi_rpc_seconds_count{job="another",rpc="ListVolumes",code="OK"} 0+1x180`,
+				"only others are called": "up{" + controller + "} 1x180\n" +
+					`csi_rpc_seconds_count{` + controller + `,rpc="Probe",code="OK"} 0+1x180`,
+			},
+			not: map[string]string{
+				"the attacher lists": "up{" + controller + "} 1x180\n" +
+					`csi_rpc_seconds_count{` + controller + `,rpc="ListVolumes",code="OK"} 0+1x180`,
+				"one of two works": "up{" + controller + "} 1x180\nup{job=\"cloud-block-csi-controller\",instance=\"b\"} 1x180\n" +
+					`csi_rpc_seconds_count{` + controller + `,rpc="ListVolumes",code="OK"} 0+1x180`,
+				"it has just been started": "up{" + controller + "} _x172 1x8",
+				"only others are there":    `up{` + node + `} 1x180`,
+				// That is another alert's.
+				"it doesn't answer": `up{` + controller + `} 0x180`,
+			},
+		},
+		"CloudBlockCsiNodeNotReady": {
+			fires: map[string]string{"one is Pending": daemonSet + ` 0x80 1x100`},
+			not: map[string]string{
+				"all are ready":  daemonSet + ` 0x180`,
+				"one is updated": daemonSet + ` 0x80 1x5 0x95`,
+				"it is another's": `kube_daemonset_status_number_unavailable{daemonset="kube-proxy",job="kube-state-metrics"}` +
+					` 1x180`,
+			},
+		},
+		"CloudBlockCsiNodeMissing": {
+			fires: map[string]string{"one of two doesn't answer": "up{" + node + "} 0x180\nup{job=\"cloud-block-csi-node\",instance=\"m\"} 1x180"},
+			not: map[string]string{
+				"it answers":          `up{` + node + `} 1x180`,
+				"it is started again": `up{` + node + `} 1x80 0x5 1x94`,
+				"it is another's":     `up{job="kubelet",instance="n"} 0x180`,
+			},
+		},
+		"CloudBlockCsiCloudUnreachable": {
+			fires: map[string]string{"no request is answered": `csi_cloud_reachable{` + controller + `} 1x80 0x100`},
+			not: map[string]string{
+				"each is answered": `csi_cloud_reachable{` + controller + `} 1x180`,
+				"a few were not":   `csi_cloud_reachable{` + controller + `} 1x80 0x3 1x97`,
+				// It asks the cloud for nothing, but has the metric.
+				"it is a node's": `csi_cloud_reachable{` + node + `} 0x180`,
+			},
+		},
+		"CloudBlockCsiTokenRefused": {
+			fires: map[string]string{
+				"it is revoked, and claims are tried at the sidecars' last back-off": `csi_cloud_seconds_count{` + controller +
+					`,operation="create_block",outcome="unauthorized"}` + every(5),
+				"it is revoked": `csi_cloud_seconds_count{` + controller + `,operation="list_blocks",outcome="unauthorized"} _x80 1+1x100`,
+			},
+			not: map[string]string{
+				"it is taken": `csi_cloud_seconds_count{` + controller + `,operation="list_blocks",outcome="ok"} 0+1x180`,
+				"it was once": `csi_cloud_seconds_count{` + controller + `,operation="list_blocks",outcome="unauthorized"} 7x180`,
+			},
+		},
+		"CloudBlockCsiRateLimited": {
+			fires: map[string]string{
+				"one a minute": `csi_cloud_seconds_count{` + controller + `,operation="list_blocks",outcome="rate_limited"} 0+1x180`,
+			},
+			not: map[string]string{
+				"one in ten minutes":   `csi_cloud_seconds_count{` + controller + `,operation="list_blocks",outcome="rate_limited"}` + every(10),
+				"many of another kind": `csi_cloud_seconds_count{` + controller + `,operation="list_blocks",outcome="busy"} 0+9x180`,
+			},
+		},
+		"CloudBlockCsiChangeStuck": {
+			fires: map[string]string{"an attach": `csi_changes_stuck_oldest_seconds{` + controller + `,change="attach"} 0x80 0+60x100`},
+			not:   map[string]string{"it came about in time": `csi_changes_stuck_oldest_seconds{` + controller + `,change="attach"} 0x80 0+60x12 0x87`},
+		},
+		"CloudBlockCsiQuotaExhausted": {
+			fires: map[string]string{
+				// The sidecars' last back-off
+				"a claim every five minutes": `csi_rpc_seconds_count{` + controller + `,rpc="CreateVolume",code="RESOURCE_EXHAUSTED"}` +
+					every(5),
+			},
+			not: map[string]string{
+				"a call of another kind": `csi_rpc_seconds_count{` + controller + `,rpc="ControllerPublishVolume",code="RESOURCE_EXHAUSTED"}` +
+					every(5),
+				"it fails for another reason": `csi_rpc_seconds_count{` + controller + `,rpc="CreateVolume",code="UNAVAILABLE"}` + every(5),
+				"two tries, then the quota was raised": `csi_rpc_seconds_count{` + controller + `,rpc="CreateVolume",code="RESOURCE_EXHAUSTED"}` +
+					` _x80 1 2 2x98`,
+			},
+		},
+		"CloudBlockCsiDiskRefused": {
+			fires: map[string]string{"the kubelet's last back-off": `csi_disks_refused_total{` + node + `,reason="not_blank"}` + every(2)},
+			not: map[string]string{
+				"none was":      `csi_disks_refused_total{` + node + `,reason="not_blank"} 0x180`,
+				"it passed":     `csi_disks_refused_total{` + node + `,reason="swapped"} 0x80 1 1x99`,
+				"it is all old": `csi_disks_refused_total{` + node + `,reason="swapped"} 9x180`,
+			},
+		},
+		"CloudBlockCsiToolKilled": {
+			fires: map[string]string{
+				"for the first time": `csi_tool_seconds_count{` + node + `,tool="e2fsck",outcome="signal"} _x150 1x30`,
+				"once more":          `csi_tool_seconds_count{` + node + `,tool="e2fsck",outcome="not_run"} 4x150 5x30`,
+			},
+			not: map[string]string{
+				"hours ago":          `csi_tool_seconds_count{` + node + `,tool="e2fsck",outcome="signal"} 4x180`,
+				"it ended by itself": `csi_tool_seconds_count{` + node + `,tool="e2fsck",outcome="nonzero"} 0+1x180`,
+			},
+		},
+		"CloudBlockCsiInternalErrors": {
+			fires: map[string]string{
+				"one volume at the sidecars' last back-off": `csi_rpc_seconds_count{` + controller + `,rpc="CreateVolume",code="INTERNAL"}` +
+					every(5),
+			},
+			not: map[string]string{
+				"three, and no more": `csi_rpc_seconds_count{` + controller + `,rpc="CreateVolume",code="INTERNAL"} 0x80 1 2 3 3x97`,
+				"a code with a name": `csi_rpc_seconds_count{` + controller + `,rpc="CreateVolume",code="UNAVAILABLE"} 0+1x180`,
+			},
+		},
+		"CloudBlockCsiSlowAttach": {
+			fires: map[string]string{"all take two minutes": attaches("120")},
+			not: map[string]string{
+				"all take half of one": attaches("30"),
+				"another call is slow": strings.ReplaceAll(attaches("120"), "ControllerPublishVolume", "CreateVolume"),
+				"the slow ones failed": strings.ReplaceAll(attaches("120"), `"OK"`, `"UNAVAILABLE"`),
+			},
+		},
+		"CloudBlockCsiWaitingForItsTurn": {
+			fires: map[string]string{"attaching waits": waits("attach", "30")},
+			not: map[string]string{
+				"it waits a moment":     waits("attach", "0.5"),
+				"only listing it waits": waits("list", "30"),
+			},
+		},
+	}
+	for _, rule := range rules(t) {
+		one := cases[rule.Alert]
+		delete(cases, rule.Alert)
+		if one.fires == nil || one.not == nil {
+			t.Errorf("%s: no series on which it fires, or none on which it does not", rule.Alert)
+		}
+		for _, wanted := range []bool{true, false} {
+			sets := one.not
+			if wanted {
+				sets = one.fires
+			}
+			for name, series := range sets {
+				if fires(t, rule, series) != wanted {
+					t.Errorf("%s, when %s: it should fire: %v", rule.Alert, name, wanted)
+				}
+			}
+		}
+	}
+	for alert := range cases {
+		t.Errorf("there is no alert %s", alert)
+	}
+}
+
+// every returns the values of a counter that appears after seventy minutes and goes up by one every so many.
+func every(step int) string {
+	values := " _x70"
+	for at, count := 70, 1; at < last; at, count = at+step, count+1 {
+		values += strings.Repeat(" "+strconv.Itoa(count), step)
+	}
+	return values
+}
+
+// attaches are some that all took so long: one a minute, in all buckets from there.
+func attaches(seconds string) string {
+	return buckets(`csi_rpc_seconds_bucket{job="cloud-block-csi-controller",rpc="ControllerPublishVolume",code="OK",`, seconds)
+}
+
+// waits are requests that all waited so long.
+func waits(priority, seconds string) string {
+	return buckets(`csi_cloud_wait_seconds_bucket{job="cloud-block-csi-controller",priority="`+priority+`",`, seconds)
+}
+
+func buckets(series, seconds string) string {
+	all := []string{"0.005", "0.02", "0.1", "0.5", "1", "2", "5", "10", "30", "60", "120", "300", "+Inf"}
+	var lines []string
+	for at, le := range all {
+		step := "0"
+		if at >= slices.Index(all, seconds) {
+			step = "1"
+		}
+		lines = append(lines, series+`le="`+le+`"} 0+`+step+`x180`)
+	}
+	return strings.Join(lines, "\n")
+}
