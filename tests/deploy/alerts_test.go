@@ -95,6 +95,7 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 	const (
 		controller = `job="cloud-block-csi-controller",instance="a"`
 		node       = `job="cloud-block-csi-node",instance="n"`
+		creations  = `csi_rpc_seconds_count{` + controller + `,rpc="CreateVolume",code=`
 		daemonSet  = `kube_daemonset_status_number_unavailable{daemonset="cloud-block-csi-node",job="kube-state-metrics"}`
 	)
 	cases := map[string]struct{ fires, not map[string]string }{
@@ -224,6 +225,23 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 				"a code with a name": `csi_rpc_seconds_count{` + controller + `,rpc="CreateVolume",code="UNAVAILABLE"} 0+1x180`,
 			},
 		},
+		"CloudBlockCsiEveryCallFails": {
+			fires: map[string]string{
+				"one volume at the sidecars' last back-off": creations + `"UNAVAILABLE"}` + every(5),
+				"in two ways": creations + `"UNAVAILABLE"}` + every(10) + "\n" + creations + `"NOT_FOUND"}` + every(10),
+				"others end well": creations + `"UNAVAILABLE"}` + every(5) + "\n" +
+					strings.ReplaceAll(creations, "CreateVolume", "DeleteVolume") + `"OK"} 0+1x180`,
+				"they ended well long ago": creations + `"UNAVAILABLE"}` + every(5) + "\n" + creations + `"OK"} 0+1x60 61x120`,
+			},
+			not: map[string]string{
+				"some end well":           creations + `"UNAVAILABLE"}` + every(5) + "\n" + creations + `"OK"}` + every(25),
+				"they do on another node": stages("n", "UNAVAILABLE", every(5)) + "\n" + stages("m", "OK", every(10)),
+				// After fifteen minutes, with a series that stays at one
+				"the first has ended well":    creations + `"UNAVAILABLE"} _x70 1 2 3 4 5 6 6x103` + "\n" + creations + `"OK"} _x80 1x100`,
+				"a call is under way":         creations + `"ABORTED"} 0+1x180`,
+				"one failed and was given up": creations + `"UNAVAILABLE"} _x80 1 2 2x98`,
+			},
+		},
 		"CloudBlockCsiSlowAttach": {
 			fires: map[string]string{"all take two minutes": attaches("120")},
 			not: map[string]string{
@@ -270,6 +288,11 @@ func every(step int) string {
 		values += strings.Repeat(" "+strconv.Itoa(count), step)
 	}
 	return values
+}
+
+// stages are calls of one node.
+func stages(node, code, values string) string {
+	return `csi_rpc_seconds_count{job="cloud-block-csi-node",instance="` + node + `",rpc="NodeStageVolume",code="` + code + `"}` + values
 }
 
 // attaches are some that all took so long: one a minute, in all buckets from there.
