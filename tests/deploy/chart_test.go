@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -35,24 +36,34 @@ func TestTheManifestIsTheRenderedChart(t *testing.T) {
 
 func TestValuesThatAreWrongAreRefused(t *testing.T) {
 	for value, named := range map[string]string{
-		`replicas=2`:                                                         "replicas",
-		`controller.replicas=3`:                                              "replicas",
-		`controller.replicas=0`:                                              "replicas",
-		`controller.replicas="2"`:                                            "replicas",
-		`controller.extraArgs=["requests-per-second"]`:                       "extraArgs",
-		`controller.resources={"limit":{}}`:                                  "limit",
-		`controller.terminationGracePeriodSeconds=10`:                        "terminationGracePeriodSeconds",
-		`kubeletDir="var/lib/kubelet"`:                                       "kubeletDir",
-		`kubeletDir=""`:                                                      "kubeletDir",
-		`clusterId="Not Good"`:                                               "clusterId",
-		`otlpEndpoint="collector:4318"`:                                      "otlpEndpoint",
-		`image.pullPolicy="Sometimes"`:                                       "pullPolicy",
-		`image.digest="sha256:12"`:                                           "digest",
-		`token.key=""`:                                                       "key",
-		`token.value="secret"`:                                               "value",
-		`node.metricsPort=98080`:                                             "metricsPort",
-		`node.metricsAddress="everywhere"`:                                   "metricsAddress",
-		`node.maxUnavailable="10"`:                                           "maxUnavailable",
+		`replicas=2`:                                               "replicas",
+		`controller.replicas=3`:                                    "replicas",
+		`controller.replicas=0`:                                    "replicas",
+		`controller.replicas="2"`:                                  "replicas",
+		`controller.extraArgs=["requests-per-second"]`:             "extraArgs",
+		`controller.resources={"limit":{}}`:                        "limit",
+		`controller.terminationGracePeriodSeconds=10`:              "terminationGracePeriodSeconds",
+		`kubeletDir="var/lib/kubelet"`:                             "kubeletDir",
+		`kubeletDir=""`:                                            "kubeletDir",
+		`clusterId="Not Good"`:                                     "clusterId",
+		`otlpEndpoint="collector:4318"`:                            "otlpEndpoint",
+		`image.pullPolicy="Sometimes"`:                             "pullPolicy",
+		`image.digest="sha256:12"`:                                 "digest",
+		`token.key=""`:                                             "key",
+		`token.value="secret"`:                                     "value",
+		`node.metricsPort=98080`:                                   "metricsPort",
+		`node.metricsAddress="everywhere"`:                         "metricsAddress",
+		`node.maxUnavailable="10"`:                                 "maxUnavailable",
+		`node.maxUnavailable="0%"`:                                 "maxUnavailable",
+		`node.maxUnavailable=0`:                                    "maxUnavailable",
+		`node.metricsAddress="127.1"`:                              "metricsAddress",
+		`node.podLabels={"app":"a"}`:                               "app",
+		`controller.podLabels={"app.kubernetes.io/component":"a"}`: "component",
+		`controller.podLabels={"a":"not good"}`:                    "podLabels",
+		`controller.podAnnotations={"kubectl.kubernetes.io/default-container":"a"}`:                                          "default-container",
+		`controller.nodeSelector={"kubernetes.io/os":"windows"}`:                                                             "os",
+		`metrics.podMonitor.labels={"app.kubernetes.io/name":"a"}`:                                                           "name",
+		`storageClasses=[{"name":"a","parameters":{},"annotations":{"storageclass.kubernetes.io/is-default-class":"true"}}]`: "is-default-class",
 		`node.reservedVolumes=12`:                                            "reservedVolumes",
 		`node.startupTaint="a/b:NoSchedule"`:                                 "startupTaint",
 		`sidecars.provisioner.timeout=120`:                                   "timeout",
@@ -206,12 +217,40 @@ func TestValuesBecomeFlags(t *testing.T) {
 		}
 	}
 	driver := container(t, all.node(t), "driver")
-	if host := dig[string](driver, "livenessProbe", "httpGet", "host"); host != "127.0.0.1" {
-		t.Errorf("what listens on 127.0.0.1 only is probed at %q", host)
-	}
 	hook := texts(dig[[]any](driver, "lifecycle", "preStop", "exec", "command"))
 	if !slices.Equal(hook, []string{"/usr/local/bin/cloud-block-csi", "pre-stop", "--grace=90"}) {
 		t.Errorf("the hook doesn't know how long it has: %v", hook)
+	}
+}
+
+func TestProbesGoToWhereTheDriverListens(t *testing.T) {
+	for address, wanted := range map[string]any{"$(HOST_IP)": nil, "0.0.0.0": nil, "[::]": nil, "127.0.0.1": "127.0.0.1", "[::1]": "::1"} {
+		driver := container(t, render(t, fmt.Sprintf("node.metricsAddress=%q", address)).node(t), "driver")
+		for _, probe := range []string{"livenessProbe", "readinessProbe"} {
+			if host := dig[any](driver, probe, "httpGet", "host"); host != wanted {
+				t.Errorf("%s: the %s goes to %v, not %v", address, probe, host, wanted)
+			}
+		}
+	}
+}
+
+func TestWhatIsGivenJoinsWhatIsThere(t *testing.T) {
+	const selector = `={"kubernetes.io/os":"linux","a":"b"}`
+	const labels = `={"a/b":"c"}`
+	all := render(t, "controller.nodeSelector"+selector, "node.nodeSelector"+selector, "controller.podLabels"+labels, "node.podLabels"+labels,
+		`storageClasses=[{"name":"a","default":true,"annotations":{"b":"c"},"parameters":{}}]`)
+	for _, workload := range append(all.of("StatefulSet"), all.of("DaemonSet")...) {
+		found := dig[map[string]any](workload, "spec", "template", "spec", "nodeSelector")
+		if wanted := (map[string]any{"kubernetes.io/os": "linux", "a": "b"}); !maps.Equal(found, wanted) {
+			t.Errorf("%s: the node selector is %v", workload.name(), found)
+		}
+		if found := dig[map[string]any](workload, "spec", "template", "metadata", "labels"); found["a/b"] != "c" || found["app"] != workload.name() {
+			t.Errorf("%s: the labels are %v", workload.name(), found)
+		}
+	}
+	annotations := dig[map[string]any](all.get("StorageClass", "a"), "metadata", "annotations")
+	if wanted := (map[string]any{"b": "c", "storageclass.kubernetes.io/is-default-class": "true"}); !maps.Equal(annotations, wanted) {
+		t.Errorf("the class's annotations are %v", annotations)
 	}
 }
 
