@@ -69,6 +69,7 @@ func TestValuesThatAreWrongAreRefused(t *testing.T) {
 		`sidecars.provisioner.timeout=120`:                                   "timeout",
 		`sidecars.provisioner.volumeNameUuidLength=4`:                        "volumeNameUuidLength",
 		`sidecars.attacher.workerThreads=0`:                                  "workerThreads",
+		`leases.made="nobody"`:                                               "made",
 		`sidecars.registrar={}`:                                              "registrar",
 		`csiDriver.nodeAllocatableUpdatePeriodSeconds=5`:                     "nodeAllocatableUpdatePeriodSeconds",
 		`storageClasses=[{"name":"a"}]`:                                      "parameters",

@@ -147,3 +147,18 @@ func TestTheGuideNeverHasBothDriversAtOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestTheReadmeTakesAwayTheLeasesThatTheComponentsMade(t *testing.T) {
+	_, after, _ := strings.Cut(strings.ReplaceAll(read(t, "README.md"), "\\\n", ""), "kubectl -n kube-system delete lease ")
+	line, _, _ := strings.Cut(after, "\n")
+	named := slices.DeleteFunc(strings.Fields(line), func(word string) bool { return strings.HasPrefix(word, "--") })
+	var made []string
+	for _, lease := range render(t, "controller.replicas=2").of("Lease") {
+		made = append(made, lease.name())
+	}
+	slices.Sort(named)
+	slices.Sort(made)
+	if !slices.Equal(named, made) {
+		t.Errorf("the README deletes the leases %v, and there are %v", named, made)
+	}
+}

@@ -62,6 +62,8 @@ func TestNobodyHasMoreRightsThanTheseLines(t *testing.T) {
 			[]string{"nodes: get patch", "storage.k8s.io/csinodes: get", "storage.k8s.io/volumeattachments: list"}, leases},
 		{[]string{"sidecars.snapshotter.enabled=false"}, without, []string{"nodes: get", "storage.k8s.io/volumeattachments: list"},
 			strings.TrimSuffix(leases, " external-snapshotter-leader-block-csi-vultr-com")},
+		{[]string{`leases.made="components"`, "controller.replicas=2"}, controller,
+			[]string{"nodes: get", "storage.k8s.io/volumeattachments: list"}, leases + " cloud-block-csi-controller"},
 	} {
 		all := render(t, c.values...)
 		for role, wanted := range map[string][]string{"cloud-block-csi-controller": c.controller, "cloud-block-csi-node": c.node} {
@@ -75,19 +77,21 @@ func TestNobodyHasMoreRightsThanTheseLines(t *testing.T) {
 			}
 		}
 		// By name, and not to be made: what an uninstall has taken away doesn't come back.
-		found := rights(all.get("Role", "cloud-block-csi-controller"))
-		if wanted := []string{"coordination.k8s.io/leases: get update of " + c.leases}; !slices.Equal(found, wanted) {
-			t.Errorf("%v: %v and not %v", c.values, found, wanted)
+		rightsWanted, leasesWanted := []string{"coordination.k8s.io/leases: get update of " + c.leases}, strings.Fields(c.leases)
+		if slices.Contains(c.values, `leases.made="components"`) {
+			rightsWanted, leasesWanted = append([]string{"coordination.k8s.io/leases: create"}, rightsWanted...), nil
+		}
+		if found := rights(all.get("Role", "cloud-block-csi-controller")); !slices.Equal(found, rightsWanted) {
+			t.Errorf("%v: %v and not %v", c.values, found, rightsWanted)
 		}
 		var there []string
 		for _, lease := range all.of("Lease") {
 			there = append(there, lease.name())
 		}
-		wanted := strings.Fields(c.leases)
 		slices.Sort(there)
-		slices.Sort(wanted)
-		if !slices.Equal(there, wanted) {
-			t.Errorf("%v: the leases %v are there, and not %v", c.values, there, wanted)
+		slices.Sort(leasesWanted)
+		if !slices.Equal(there, leasesWanted) {
+			t.Errorf("%v: the leases %v are there, and not %v", c.values, there, leasesWanted)
 		}
 		if roles := append(all.of("ClusterRole"), all.of("Role")...); len(roles) != 3 {
 			t.Errorf("%v: %d roles", c.values, len(roles))
