@@ -85,24 +85,45 @@ func TestValuesThatAreWrongAreRefused(t *testing.T) {
 	}
 }
 
-func TestEveryValueIsDescribedBySchemaAndComment(t *testing.T) {
+func TestEveryValueIsInTheSchemaAndEveryOtherIsRefused(t *testing.T) {
 	out, err := run("show", "values", chart)
 	if err != nil {
 		t.Fatal(err)
 	}
-	values := parse(t, out)[0]
-	schema := parse(t, read(t, "chart/values.schema.json"))[0]
-	described := dig[map[string]any](schema, "properties")
-	for name := range values {
-		if described[name] == nil {
-			t.Errorf("%s is not in the schema", name)
+	seen := 0
+	var walk func(path string, values, schema map[string]any)
+	walk = func(path string, values, schema map[string]any) {
+		described := dig[map[string]any](schema, "properties")
+		if schema["additionalProperties"] != false {
+			t.Errorf("%s takes what is not known", path)
+		}
+		for name, value := range values {
+			seen++
+			one := dig[map[string]any](described, name)
+			if one == nil {
+				t.Errorf("%s.%s is not in the schema", path, name)
+			}
+			// Others are lists, or what Kubernetes defines.
+			if inner, is := value.(map[string]any); is && dig[string](one, "type") == "object" && one["properties"] != nil && !free(one) {
+				walk(path+"."+name, inner, one)
+			}
+		}
+		for name := range described {
+			if _, there := values[name]; !there && path+"."+name != ".global" {
+				t.Errorf("%s.%s has no default", path, name)
+			}
 		}
 	}
-	for name := range described {
-		if _, there := values[name]; !there && name != "global" {
-			t.Errorf("%s has no default", name)
-		}
+	walk("", parse(t, out)[0], parse(t, read(t, "chart/values.schema.json"))[0])
+	if seen < 80 {
+		t.Errorf("only %d values were looked at", seen)
 	}
+}
+
+// free tells whether a schema takes any name, as of a label.
+func free(schema map[string]any) bool {
+	others, is := schema["additionalProperties"].(map[string]any)
+	return is && others["type"] == "string"
 }
 
 func TestTheKubeletsFolderIsUsedEverywhere(t *testing.T) {
@@ -255,6 +276,40 @@ func TestWhatIsGivenJoinsWhatIsThere(t *testing.T) {
 	}
 }
 
+func TestStorageComesFirstAndEverywhere(t *testing.T) {
+	all := render(t)
+	for workload, class := range map[string]string{"StatefulSet/controller": "system-cluster-critical", "DaemonSet/node": "system-node-critical"} {
+		kind, part, _ := strings.Cut(workload, "/")
+		pod := podOf(t, all.get(kind, "cloud-block-csi-"+part))
+		if pod["priorityClassName"] != class {
+			t.Errorf("the priority of the %s is %v", part, pod["priorityClassName"])
+		}
+		for _, one := range containers(pod) {
+			for _, resource := range []string{"cpu", "memory"} {
+				if dig[string](one, "resources", "requests", resource) == "" {
+					t.Errorf("%s of the %s asks for no %s", one["name"], part, resource)
+				}
+			}
+		}
+	}
+	// A tolerated taint is one of any name and effect: a pod with a volume may tolerate it as well.
+	if found := fmt.Sprint(all.node(t)["tolerations"]); found != "[map[operator:Exists]]" {
+		t.Errorf("the node's pod tolerates %s", found)
+	}
+	if found := dig[map[string]any](all.node(t), "nodeSelector"); !maps.Equal(found, map[string]any{"kubernetes.io/os": "linux"}) {
+		t.Errorf("the node's pod is on nodes with %v only", found)
+	}
+	for given, wanted := range map[string]any{`"10%"`: "10%", "3": 3.0} {
+		strategy := dig[map[string]any](render(t, "node.maxUnavailable="+given).get("DaemonSet", "cloud-block-csi-node"), "spec", "updateStrategy")
+		if strategy["type"] != "RollingUpdate" || dig[any](strategy, "rollingUpdate", "maxUnavailable") != wanted {
+			t.Errorf("nodes are updated by %v", strategy)
+		}
+	}
+	if found := dig[string](all.get("DaemonSet", "cloud-block-csi-node"), "spec", "updateStrategy", "rollingUpdate", "maxUnavailable"); found != "10%" {
+		t.Errorf("%s of the nodes are updated at once", found)
+	}
+}
+
 func TestTheClassesAreThoseThatVultrsUsersHave(t *testing.T) {
 	defaults := 0
 	var names []string
@@ -294,6 +349,9 @@ func TestTheDriverObjectFitsTheClustersVersion(t *testing.T) {
 			if spec[name] != value {
 				t.Errorf("%s: %s is %v", version, name, spec[name])
 			}
+		}
+		if modes := texts(dig[[]any](spec, "volumeLifecycleModes")); !slices.Equal(modes, []string{"Persistent"}) {
+			t.Errorf("%s: volumes live as %v", version, modes)
 		}
 	}
 	if dig[map[string]any](render(t, "csiDriver."+field+"=0").get("CSIDriver", "block.csi.vultr.com"), "spec")[field] != nil {

@@ -3,6 +3,7 @@ package deploy
 import (
 	"encoding/json"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -141,9 +142,44 @@ func TestTheGuideNeverHasBothDriversAtOnce(t *testing.T) {
 	inOrder("back", "scale statefulset cloud-block-csi-controller --replicas=0", "wait --for=delete pod -l app=cloud-block-csi-controller",
 		"delete daemonset cloud-block-csi-node", "wait --for=delete pod -l app=cloud-block-csi-node", "delete -f deploy/kubernetes.yaml",
 		"apply -f vultr-csi.yml")
-	for _, never := range []string{"storageclass ", "persistentvolume", "pvc ", "pv ", "secret "} {
-		if strings.Contains(blocks(page, "migrate"), "delete "+never) {
-			t.Errorf("the guide deletes a %s", never)
+	for _, mark := range []string{"migrate", "back", "check"} {
+		for _, fault := range touched(blocks(page, mark)) {
+			t.Errorf("%s: the guide does it to what is the user's: %s", mark, fault)
+		}
+	}
+}
+
+// What the way back does to PersistentVolumes, and nothing else: the old provisioner doesn't know the mark.
+const unmarks = `kubectl patch pv {} --type=strategic -p ` +
+	`'{"metadata": {"$deleteFromPrimitiveList/finalizers": ["external-provisioner.volume.kubernetes.io/finalizer"]}}'`
+
+// touched returns the commands that change or delete what is the user's: volumes, claims, attachments, classes, Secrets.
+func touched(script string) []string {
+	theirs := regexp.MustCompile(`(?i)(^|[\s,])(pv|pvcs?|persistentvolume(claim)?s?|volumeattachments?|sc|storageclass(es)?|` +
+		`volumesnapshot(class|content)?(es|s)?|vs|vsc|vsclass|secrets?)(\.[a-z.0-9]+)?([\s,/]|$)`)
+	changes := regexp.MustCompile(`kubectl\b.*\s(delete|patch|edit|replace|label|annotate)\s(.*)`)
+	var found []string
+	for _, line := range strings.Split(strings.ReplaceAll(script, "\\\n", " "), "\n") {
+		change := changes.FindStringSubmatch(line)
+		if change != nil && theirs.MatchString(change[2]) && !strings.HasSuffix(line, unmarks) {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
+func TestWhatTheGuideMustNotDoIsSeen(t *testing.T) {
+	for _, command := range []string{"kubectl delete pv a", "kubectl delete pv/a", "kubectl delete -n a pvc/a", "kubectl -n a delete secret a",
+		"kubectl patch pv a -p '{}'", "kubectl patch persistentvolume/a --type=merge -p '{}'", "kubectl delete sc,csidriver a",
+		"kubectl delete volumeattachments --all", "kubectl delete \\\n    volumesnapshotclasses.snapshot.storage.k8s.io a",
+		"kubectl label volumesnapshotclass a b=c", "true | xargs kubectl delete pv"} {
+		if touched(command) == nil {
+			t.Errorf("%s passes", command)
+		}
+	}
+	for _, command := range []string{"kubectl get pv", "kubectl delete csidriver a", "kubectl delete lease a", "kubectl get pv | xargs " + unmarks} {
+		if touched(command) != nil {
+			t.Errorf("%s is taken for a fault", command)
 		}
 	}
 }
