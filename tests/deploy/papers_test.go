@@ -149,6 +149,47 @@ func TestTheGuideNeverHasBothDriversAtOnce(t *testing.T) {
 	}
 }
 
+func TestTheGuideLeavesNothingOfTheOldDriversThatHelmRefuses(t *testing.T) {
+	migrate := blocks(read(t, "migration.md"), "migrate")
+	before, _, _ := strings.Cut(strings.ReplaceAll(migrate, "\\\n", ""), "apply -f deploy/kubernetes.yaml")
+	_, after, _ := strings.Cut(before, "delete lease ")
+	line, _, _ := strings.Cut(after, "\n")
+	for _, lease := range render(t).of("Lease") {
+		if !slices.Contains(strings.Fields(line), lease.name()) {
+			t.Errorf("the lease %s is not taken away", lease.name())
+		}
+	}
+	for _, theirs := range []string{"clusterrolebinding csi-vultr-snapshotter-binding", "clusterrole csi-vultr-snapshotter-role",
+		"get role,rolebinding,poddisruptionbudget -o name | { grep /csi-vultr", "csidriver block.csi.vultr.com"} {
+		if !strings.Contains(before, theirs) {
+			t.Errorf("the guide leaves %s", theirs)
+		}
+	}
+}
+
+func TestTheGuideCanBeTakenUpAgainAndLeavesClassesAlone(t *testing.T) {
+	// What has no such label is not left out by it.
+	const selector = ` -l 'app.kubernetes.io/component notin (storage-class, snapshot-class)'`
+	for _, mark := range []string{"migrate", "back"} {
+		for _, line := range strings.Split(strings.ReplaceAll(blocks(read(t, "migration.md"), mark), "\\\n", ""), "\n") {
+			if strings.Contains(line, " delete ") && !strings.Contains(line, "--ignore-not-found") {
+				t.Errorf("%s fails the second time", line)
+			}
+			if strings.Contains(line, "-f deploy/kubernetes.yaml") && !strings.Contains(line, selector) {
+				t.Errorf("%s is done to classes, too", line)
+			}
+		}
+	}
+	manifest := parse(t, read(t, "kubernetes.yaml"))
+	for kind, component := range map[string]string{"StorageClass": "storage-class", "VolumeSnapshotClass": "snapshot-class"} {
+		for _, class := range manifest.of(kind) {
+			if found := dig[string](class, "metadata", "labels", "app.kubernetes.io/component"); found != component {
+				t.Errorf("%s %s is labelled %s", kind, class.name(), found)
+			}
+		}
+	}
+}
+
 // What the way back does to PersistentVolumes, and nothing else: the old provisioner doesn't know the mark.
 const unmarks = `kubectl patch pv {} --type=strategic -p ` +
 	`'{"metadata": {"$deleteFromPrimitiveList/finalizers": ["external-provisioner.volume.kubernetes.io/finalizer"]}}'`
