@@ -1,18 +1,21 @@
 //! The bed's outside: it makes a world of its own for it (network, mounts, processes), and takes away what that leaves.
 //!
 //! Inside, every process is a child of the world's first, and ends with it; so do mounts and the network. What outlives it
-//! are loop devices, control groups and files, and these are the outside's to look for.
+//! are loop devices, control groups and files, and these are the outside's to look for. Those of a bed whose outside was
+//! killed are taken away by the next one.
 
 use std::{
-    fs,
-    os::unix::{fs::MetadataExt, process::CommandExt},
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs, io,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::stat::{major, minor};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{network, node, process::output};
 
@@ -22,9 +25,13 @@ pub(crate) const INSIDE: &str = "KUBERNETES_BED";
 /// Runs this program again with the same arguments, inside, and gives its exit code. What it leaves is an error. Programs
 /// are looked for in `host` first.
 pub(crate) async fn run(host: &Path) -> Result<u8> {
-    let dir = std::env::temp_dir().join(format!("bed-{}", std::process::id()));
+    // From before there is anything that could be left
+    let mut told = Told::listen()?;
+    let temporary = std::env::temp_dir();
+    sweep(&temporary)?;
+    let dir = temporary.join(format!("bed-{}", std::process::id()));
     fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
-    let ended = run_inside(&dir, host).await;
+    let ended = run_inside(&dir, host, &mut told).await;
     let left = clean(&dir);
     let code = ended?;
     let left = left?;
@@ -32,9 +39,34 @@ pub(crate) async fn run(host: &Path) -> Result<u8> {
     Ok(code)
 }
 
-async fn run_inside(dir: &Path, host: &Path) -> Result<u8> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// The signals by which the bed is told to end.
+struct Told {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Told {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for any of them, of which none is lost that came before.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
+    }
+}
+
+async fn run_inside(dir: &Path, host: &Path, told: &mut Told) -> Result<u8> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = ["usr/bin", "usr/sbin"].map(|place| host.join(place)).into_iter().chain(std::env::split_paths(&path));
     let mut command = Command::new("unshare");
@@ -53,14 +85,13 @@ async fn run_inside(dir: &Path, host: &Path) -> Result<u8> {
     let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn().context("unshare")?;
     let input = child.stdin.take();
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = told.any() => {}
         ended = child.wait() => return code(ended?),
     }
     drop(input);
     tokio::select! {
         ended = child.wait() => return code(ended?),
-        _ = interrupt.recv() => {}
+        _ = told.interrupt.recv() => {}
         () = tokio::time::sleep(std::time::Duration::from_secs(60)) => {}
     }
     child.kill().await?;
@@ -91,8 +122,89 @@ fn clean(dir: &Path) -> Result<Vec<String>> {
             remove_groups(&group, &mut left)?;
         }
     }
-    fs::remove_dir_all(dir).with_context(|| format!("{} cannot be removed", dir.display()))?;
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("{} cannot be removed", dir.display()))?;
+    }
     Ok(left)
+}
+
+/// Takes away what is left, in the temporary folder and in the trees of control groups, of beds that have no process.
+fn sweep(temporary: &Path) -> Result<()> {
+    // Two that begin at once would take the same away.
+    let turn = fs::File::open(temporary).with_context(|| temporary.display().to_string())?;
+    turn.lock().context("the turn to sweep")?;
+    let user = fs::metadata("/proc/self")?.uid();
+    let mut beds = BTreeSet::new();
+    for place in node::cgroup_trees().into_iter().chain([temporary.to_owned()]) {
+        for entry in fs::read_dir(&place).with_context(|| place.display().to_string())? {
+            let entry = entry?;
+            if number(&entry.file_name()).is_none() {
+                continue;
+            }
+            match entry.metadata() {
+                Ok(found) if found.is_dir() && found.uid() == user => drop(beds.insert(entry.file_name())),
+                Err(error) if !is_gone(&error) => return Err(error).context(entry.path().display().to_string()),
+                // Somebody else's, or gone with a bed that ends just now
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+    for bed in beds {
+        if !lives(&bed)? {
+            let left = clean(&temporary.join(&bed))?;
+            let left = if left.is_empty() { String::new() } else { format!(": {}", left.join(", ")) };
+            println!("{} was killed, and what it left is taken away now{left}", bed.display());
+        }
+    }
+    Ok(())
+}
+
+/// The number of the process whose bed has this name, if it is a bed's name.
+fn number(name: &OsStr) -> Option<u32> {
+    let number = name.to_str()?.strip_prefix("bed-")?.parse().ok()?;
+    // No other way to write the number is the name.
+    (name == format!("bed-{number}").as_str()).then_some(number)
+}
+
+/// Whether anything runs of a bed: its outside, or what is inside, which ends by itself, and later, when the outside is
+/// killed.
+fn lives(bed: &OsStr) -> Result<bool> {
+    let number = number(bed).context("it is no bed's name")?;
+    let is_bed = match fs::read_to_string(format!("/proc/{number}/comm")) {
+        Ok(name) => name.trim_end() == env!("CARGO_PKG_NAME"),
+        Err(error) if is_gone(&error) => false,
+        Err(error) => return Err(error).context(format!("/proc/{number}/comm")),
+    };
+    // This process' own bed is not made yet.
+    if is_bed && number != std::process::id() {
+        return Ok(true);
+    }
+    for process in fs::read_dir("/proc")? {
+        let environment = process?.path().join("environ");
+        match fs::read(&environment) {
+            Ok(environment) if environment.split(|byte| *byte == 0).any(|entry| is_inside(entry, bed)) => {
+                return Ok(true);
+            }
+            // One that even root may not look into is none that a bed has started.
+            Err(error) if !is_gone(&error) && error.kind() != io::ErrorKind::PermissionDenied => {
+                return Err(error).context(environment.display().to_string());
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(false)
+}
+
+/// Whether an entry of a process' environment says that it is inside of a bed.
+fn is_inside(entry: &[u8], bed: &OsStr) -> bool {
+    let dir = entry.strip_prefix(INSIDE.as_bytes()).and_then(|entry| entry.strip_prefix(b"="));
+    dir.is_some_and(|dir| Path::new(OsStr::from_bytes(dir)).file_name() == Some(bed))
+}
+
+/// Whether a file is not there, or not any more, or never was a process'.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(nix::libc::ESRCH)
 }
 
 /// The loop devices over the bed's files, after those that a kubelet put over these: it does so with every raw block volume.

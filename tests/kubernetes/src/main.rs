@@ -138,8 +138,15 @@ async fn run(flags: &Flags, dir: &Path) -> Result<bool> {
         std::fs::remove_dir_all(&logs)?;
     }
     std::fs::create_dir_all(&logs)?;
-    guard::furnish(dir, workers).await?;
-    let mut bed = Bed::start(dir, parts, workers, logs).await?;
+    let start = async {
+        guard::furnish(dir, workers).await?;
+        Bed::start(dir, parts, workers, logs).await
+    };
+    let mut bed = tokio::select! {
+        bed = start => bed?,
+        // There is no pod and no disk yet, and the processes die with what started them.
+        () = told_to_end() => bail!("told to end while it was started"),
+    };
     let shown = tokio::select! {
         shown = show(&mut bed, &chosen, flags) => shown,
         () = told_to_end() => Err(anyhow::anyhow!("told to end")),
