@@ -134,6 +134,16 @@ impl Bed {
         nodes.find(|node| node.name == name).with_context(|| format!("there is no node {name}"))
     }
 
+    /// Types commands in a folder, as the cluster's administrator, who has `tools` beside kubectl.
+    pub(crate) async fn type_in(&self, folder: &Path, commands: &str, tools: &[&Path]) -> Result<String> {
+        let places = [self.parts.programs.as_path()].into_iter().chain(tools.iter().copied()).map(Path::to_owned);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(places.chain(std::env::split_paths(&path)))?;
+        let mut shell = Command::new("bash");
+        shell.args(["-euo", "pipefail", "-c", commands]).current_dir(folder);
+        output(shell.env("KUBECONFIG", self.dir.join("keys/admin.kubeconfig")).env("PATH", path)).await
+    }
+
     /// Takes a virtual worker's power away.
     pub(crate) async fn power_off(&mut self, name: &str) -> Result<()> {
         self.processes.kill(name).await

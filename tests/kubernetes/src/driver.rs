@@ -1,6 +1,9 @@
 //! The driver as it is shipped: installed, upgraded and taken away as its README says.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -14,6 +17,7 @@ use tokio::{
 use crate::{
     bed::{Bed, text},
     eventually::eventually,
+    node::Node,
     process::output,
 };
 
@@ -33,9 +37,87 @@ const ROLLOUT: Duration = Duration::from_secs(240);
 pub(crate) async fn install(bed: &Bed) -> Result<()> {
     put_token(bed, bed.token()).await?;
     settings(bed, &[]).await?;
-    let manifest = bed.parts.repository.join("deploy/kubernetes.yaml");
-    bed.kubectl.run(&["apply", "-f", &manifest.display().to_string()]).await?;
+    bed.kubectl.with_manifest(&["apply"], &shipped(bed)?).await?;
     is_ready(bed).await
+}
+
+/// The manifest as it is shipped.
+pub(crate) fn shipped(bed: &Bed) -> Result<String> {
+    let manifest = bed.parts.repository.join("deploy/kubernetes.yaml");
+    std::fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())
+}
+
+/// A driver of a version that was not shipped yet: the image that was, by another name.
+#[derive(Debug)]
+pub(crate) struct Next {
+    /// The version that is shipped.
+    pub(crate) shipped: String,
+    /// Its own.
+    pub(crate) version: String,
+    /// The image of the version that is shipped.
+    pub(crate) shipped_image: String,
+    /// Its own image.
+    pub(crate) image: String,
+}
+
+impl Next {
+    /// Gives it to the nodes.
+    pub(crate) async fn offer(bed: &Bed) -> Result<Self> {
+        let manifest = shipped(bed)?;
+        let mut images = manifest.lines().filter_map(|line| line.trim().strip_prefix("image: "));
+        let image = images.find(|image| image.contains("/cloud-block-csi:")).context("the manifest has no driver")?;
+        let (repository, tag) = image.rsplit_once(':').context("the driver's image has no tag")?;
+        let version = format!("{tag}-next");
+        let next = Self {
+            shipped: tag.to_owned(),
+            image: format!("{repository}:{version}"),
+            version,
+            shipped_image: image.to_owned(),
+        };
+        for node in bed.nodes.iter().chain([&bed.host]) {
+            let command = format!("{} images tag --force {image} {}", ctr(bed, node), next.image);
+            node.run(&command).await?;
+        }
+        Ok(next)
+    }
+
+    /// Takes it away from the nodes.
+    pub(crate) async fn withdraw(&self, bed: &Bed) -> Result<()> {
+        for node in bed.nodes.iter().chain([&bed.host]) {
+            node.run(&format!("{} images remove {}", ctr(bed, node), self.image)).await?;
+        }
+        Ok(())
+    }
+
+    /// The manifest that would be shipped with it.
+    pub(crate) fn manifest(&self, bed: &Bed) -> Result<String> {
+        let label = |version: &str| format!("app.kubernetes.io/version: \"{version}\"");
+        let manifest = shipped(bed)?.replace(&label(&self.shipped), &label(&self.version));
+        Ok(manifest.replace(&self.shipped_image, &self.image))
+    }
+}
+
+/// Looks that controller and nodes run this image of the driver.
+pub(crate) async fn runs_image(bed: &Bed, image: &str) -> Result<()> {
+    let pods = bed.kubectl.list(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=cloud-block-csi"]).await?;
+    ensure!(pods.len() > bed.nodes.len(), "the driver has {} pods", pods.len());
+    for pod in &pods {
+        let containers = pod["spec"]["containers"].as_array().cloned().unwrap_or_default();
+        let driver =
+            containers.iter().find(|it| text(it, "/name") == "driver").context("no container is the driver")?;
+        ensure!(text(driver, "/image") == image, "{} has {}", text(pod, "/metadata/name"), text(driver, "/image"));
+    }
+    Ok(())
+}
+
+/// How one speaks to a node's containers there.
+fn ctr(bed: &Bed, node: &Node) -> String {
+    let place = if node.is_virtual() {
+        String::new()
+    } else {
+        format!(" --address {}", bed.dir.join(&node.name).join("containerd.sock").display())
+    };
+    format!("ctr{place} --namespace k8s.io")
 }
 
 /// Writes the Secret with the token.
@@ -123,12 +205,7 @@ pub(crate) async fn kill(bed: &Bed, pod: &str) -> Result<()> {
         statuses.iter().find(|status| text(status, "/name") == "driver").context("no container is called driver")?;
     let id = text(driver, "/containerID").trim_start_matches("containerd://").to_owned();
     ensure!(!id.is_empty(), "the driver does not run");
-    let ctr = if node.is_virtual() {
-        "ctr".to_owned()
-    } else {
-        format!("ctr --address {}", bed.dir.join(&node.name).join("containerd.sock").display())
-    };
-    node.run(&format!("{ctr} --namespace k8s.io tasks kill --signal SIGKILL {id}")).await.map(drop)
+    node.run(&format!("{} tasks kill --signal SIGKILL {id}", ctr(bed, node))).await.map(drop)
 }
 
 /// The controller's pod.
@@ -141,14 +218,22 @@ pub(crate) async fn restart(bed: &Bed, set: &str) -> Result<()> {
     bed.kubectl.run(&["rollout", "restart", "-n", NAMESPACE, set]).await.map(drop)
 }
 
+/// Where a pod of the driver answers, as it is shipped.
+pub(crate) const PORT: u16 = 9808;
+
 /// What a pod of the driver answers who asks whether it is ready: the status, and the reason why not.
 pub(crate) async fn readiness(bed: &Bed, pod: &str) -> Result<(String, String)> {
+    ask(bed, pod, PORT, "/readyz").await
+}
+
+/// What a pod of the driver answers at a path: the status, and the text.
+pub(crate) async fn ask(bed: &Bed, pod: &str, port: u16, path: &str) -> Result<(String, String)> {
     let address = bed.kubectl.field(&["pod", "-n", NAMESPACE, pod], ".status.podIP").await?;
     ensure!(!address.is_empty(), "{pod} has no address");
     // Not through the API server: kubectl does not show what comes with a 503.
     let asked = async {
-        let mut stream = TcpStream::connect((address.as_str(), 9808)).await?;
-        stream.write_all(format!("GET /readyz HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+        let mut stream = TcpStream::connect((address.as_str(), port)).await?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
@@ -176,14 +261,18 @@ pub(crate) async fn figures(bed: &Bed) -> Result<String> {
     Ok(format!("the node's pod has the containers: {containers}; on {}:\n{}", node.name, processes.trim()))
 }
 
-/// The chart, rendered for this cluster with these settings (`NAME=VALUE`), by the Helm that its own tests use.
-pub(crate) async fn rendered(bed: &Bed, settings: &[&str]) -> Result<String> {
+/// The Helm that the chart's own tests use.
+pub(crate) async fn helm(bed: &Bed) -> Result<PathBuf> {
     let mut helm = Command::new("go");
     helm.args(["tool", "-n", "helm"]).current_dir(bed.parts.repository.join("tests/deploy")).env("CGO_ENABLED", "0");
-    let helm = output(&mut helm).await?;
+    Ok(PathBuf::from(output(&mut helm).await?.trim()))
+}
+
+/// The chart, rendered for this cluster with these settings (`NAME=VALUE`), by the Helm that its own tests use.
+pub(crate) async fn rendered(bed: &Bed, settings: &[&str]) -> Result<String> {
     let version = bed.kubectl.run(&["version", "-o", "json"]).await?;
     let version: Value = serde_json::from_str(&version)?;
-    let mut template = Command::new(helm.trim());
+    let mut template = Command::new(helm(bed).await?);
     template.arg("template").arg("cloud-block-csi").arg(bed.parts.repository.join("deploy/chart"));
     template.args(["--namespace", NAMESPACE, "--kube-version", text(&version, "/serverVersion/gitVersion")]);
     template.arg("--api-versions=snapshot.storage.k8s.io/v1/VolumeSnapshotClass");

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::trouble::volumes;
 use crate::{
     bed::{Bed, text},
-    driver::{self, CONTROLLER, NAMESPACE, NODE},
-    eventually::eventually,
+    driver::{self, NAMESPACE, Next},
+    eventually::{Never, eventually},
     stage::{CLASS, POD, Pod, Stage, claim},
 };
 
@@ -28,41 +28,40 @@ const LONGEST: &str =
     "awk 'NR > 1 && $1 - last > longest { longest = $1 - last } { last = $1 } END { print longest + 0 }' /steady/log";
 
 pub(super) async fn an_upgrade_under_load_is_noticed_by_no_pod(stage: &mut Stage<'_>) -> Result<()> {
-    let node = stage.first();
-    let mut steady = Pod::new("steady").on(&node).with("steady");
-    steady.object["spec"]["containers"][0]["command"] = json!(["sh", "-c", WRITER]);
-    stage.make(&[claim("steady", CLASS, 10)]).await?;
-    stage.run(&steady).await?;
-    let before = lines(stage).await?;
-    let pods = [driver::controller_pod(), driver::node_pod(stage.bed, &node).await?];
-    let uid = uid(stage.bed, &pods[0]).await?;
+    let next = Next::offer(stage.bed).await?;
+    let shown = upgraded_under_load(stage, &next).await;
+    // As it is shipped, for the flows after this one
+    let restored = driver::install(stage.bed).await;
+    let withdrawn = next.withdraw(stage.bed).await;
+    shown.and(restored).and(withdrawn)?;
+    driver::runs_image(stage.bed, &next.shipped_image).await
+}
 
-    let upgraded = Cell::new(false);
-    let (stage, upgraded) = (&*stage, &upgraded);
+async fn upgraded_under_load(stage: &Stage<'_>, next: &Next) -> Result<()> {
+    let node = stage.first();
+    let before = is_written(stage).await?;
+    driver::runs_image(stage.bed, &next.shipped_image).await?;
+
+    let upgraded = &Cell::new(false);
     let load = async {
         let mut made = 0;
         while made < *PODS.start() || (!upgraded.get() && made < *PODS.end()) {
             let name = format!("load-{made}");
             stage.make(&[claim(&name, CLASS, 10)]).await?;
-            stage.run(&Pod::new(&name).on(&stage.first()).with(&name)).await?;
+            stage.run(&Pod::new(&name).on(&node).with(&name)).await?;
             made += 1;
         }
         Ok::<_, anyhow::Error>(made)
     };
     let upgrade = async {
-        for set in [format!("statefulset/{CONTROLLER}"), format!("daemonset/{NODE}")] {
-            driver::restart(stage.bed, &set).await?;
-        }
+        stage.bed.kubectl.with_manifest(&["apply"], &next.manifest(stage.bed)?).await?;
         driver::is_ready(stage.bed).await?;
         upgraded.set(true);
         Ok(())
     };
     let (made, ()) = tokio::try_join!(load, upgrade)?;
+    driver::runs_image(stage.bed, &next.image).await?;
 
-    let now = self::uid(stage.bed, &pods[0]).await?;
-    ensure!(now != uid, "the controller's pod is the one from before");
-    let now = driver::node_pod(stage.bed, &node).await?;
-    ensure!(now != pods[1], "the node driver's pod is the one from before");
     let mut claimed = vec![stage.volume("steady").await?];
     for number in 0..made {
         let name = format!("load-{number}");
@@ -73,7 +72,20 @@ pub(super) async fn an_upgrade_under_load_is_noticed_by_no_pod(stage: &mut Stage
     claimed.sort();
     there.sort();
     ensure!(there == claimed, "the cloud has {there:?}, and these are claimed: {claimed:?}");
+    was_written(stage, before).await
+}
 
+/// Makes the pod `steady`, which writes to the volume of a claim of that name from now on, and tells how many lines it has.
+pub(super) async fn is_written(stage: &Stage<'_>) -> Result<u64> {
+    let mut steady = Pod::new("steady").on(&stage.first()).with("steady");
+    steady.object["spec"]["containers"][0]["command"] = json!(["sh", "-c", WRITER]);
+    stage.make(&[claim("steady", CLASS, 10)]).await?;
+    stage.run(&steady).await?;
+    lines(stage).await
+}
+
+/// Looks that this pod has written all the time, and more than the lines `before`.
+pub(super) async fn was_written(stage: &Stage<'_>, before: u64) -> Result<()> {
     let failures = stage.sh("steady", "cat /tmp/failures 2>/dev/null || true").await?;
     ensure!(failures.is_empty(), "writes failed: {failures}");
     let after = lines(stage).await?;
@@ -88,10 +100,6 @@ pub(super) async fn an_upgrade_under_load_is_noticed_by_no_pod(stage: &mut Stage
 async fn lines(stage: &Stage<'_>) -> Result<u64> {
     let told = stage.sh("steady", "wc -l < /steady/log").await?;
     told.parse().with_context(|| format!("wc says {told}"))
-}
-
-async fn uid(bed: &Bed, pod: &str) -> Result<String> {
-    bed.kubectl.field(&["pod", "-n", NAMESPACE, pod], ".metadata.uid").await
 }
 
 /// What is the driver's on a node, beside the folder of records that its README tells of.
@@ -118,8 +126,13 @@ async fn used(stage: &Stage<'_>, name: &str) -> Result<()> {
     stage.run(&Pod::new(name).on(&stage.first()).with(name)).await?;
     stage.end(name).await?;
     stage.delete(&format!("pvc/{name}")).await?;
+    no_volume_is_left(stage.bed).await
+}
+
+/// Waits until what uses the driver is gone, as its README says of one that is taken away.
+pub(super) async fn no_volume_is_left(bed: &Bed) -> Result<()> {
     eventually("no volume is left", POD, async || {
-        let objects = stage.bed.kubectl.run(&["get", "pv,volumeattachments", "-o", "name"]).await?;
+        let objects = bed.kubectl.run(&["get", "pv,volumeattachments", "-o", "name"]).await?;
         ensure!(objects.trim().is_empty(), "left: {objects}");
         Ok(())
     })
@@ -132,8 +145,20 @@ async fn removed(bed: &Bed) -> Result<()> {
     driver::uninstall(bed).await?;
     bed.kubectl.run(&["delete", "-n", NAMESPACE, "secret", "vultr-csi"]).await?;
     bed.kubectl.run(&["delete", "-n", NAMESPACE, "configmap", "cloud-block-csi", "--ignore-not-found"]).await?;
+    nothing_is_left(bed, &[]).await
+}
+
+/// Waits until nothing is left of a driver that was taken away, but for the objects `kept`.
+pub(super) async fn nothing_is_left(bed: &Bed, kept: &[&str]) -> Result<()> {
     eventually("nothing of it is left", Duration::from_secs(180), async || {
         let mut left = named_after_it(bed).await?;
+        for object in kept {
+            ensure!(
+                left.iter().any(|it| it == object),
+                Never(format!("{object} was to be kept, and is not in {left:?}"))
+            );
+        }
+        left.retain(|object| !kept.contains(&object.as_str()));
         for node in bed.kubectl.list(&["csinodes"]).await? {
             let drivers = node["spec"]["drivers"].as_array().cloned().unwrap_or_default();
             let ours = drivers.iter().any(|it| text(it, "/name") == driver::NAME);
@@ -156,7 +181,7 @@ async fn removed(bed: &Bed) -> Result<()> {
 
 /// Every object, of any kind, that is the driver's by its label or by its name. What happened to it, and is told by events,
 /// is not it.
-async fn named_after_it(bed: &Bed) -> Result<Vec<String>> {
+pub(super) async fn named_after_it(bed: &Bed) -> Result<Vec<String>> {
     let kinds = bed.kubectl.run(&["api-resources", "--verbs=list", "-o", "name"]).await?;
     let kinds: Vec<_> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
     let kinds = kinds.join(",");

@@ -4,13 +4,11 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use super::old;
 use crate::{
     bed::{Bed, text},
     driver::{self, NAMESPACE},
-    process::output,
     stage::Stage,
 };
 
@@ -29,11 +27,7 @@ pub(super) fn blocks(bed: &Bed, word: &str) -> Result<Vec<String>> {
 
 /// Types a block in `folder`.
 pub(super) async fn follow(bed: &Bed, folder: &Path, block: &str) -> Result<()> {
-    let path = format!("{}:{}", bed.parts.programs.display(), std::env::var("PATH")?);
-    let mut shell = Command::new("bash");
-    shell.args(["-euo", "pipefail", "-c", block]).current_dir(folder);
-    shell.env("KUBECONFIG", bed.dir.join("keys/admin.kubeconfig")).env("PATH", path);
-    output(&mut shell).await.map(drop)
+    bed.type_in(folder, block, &[]).await.map(drop)
 }
 
 /// Begins to watch the pods of both drivers.
