@@ -5,6 +5,7 @@ mod block;
 mod disks;
 mod encryption;
 mod growth;
+mod helm;
 mod lease;
 mod manifest;
 mod migration;
@@ -55,6 +56,7 @@ pub(crate) const ALL: &[Flow] = &[
     flow!(Any, OnHost, nodes::the_scheduler_knows_how_many_volumes_a_node_takes),
     flow!(Any, OnHost, startup::a_startup_taint_goes_when_the_driver_is_there),
     flow!(Any, OnHost, operations::an_upgrade_under_load_is_noticed_by_no_pod),
+    flow!(Any, OnHost, helm::helm_installs_upgrades_and_uninstalls),
     flow!(Any, OnHost, manifest::the_manifest_is_valid_for_the_server),
     flow!(Any, OnHost, lease::two_controllers_and_one_is_active),
     flow!(Any, OnWorkers, migration::a_cluster_of_vultrs_driver_comes_and_can_go_back),
