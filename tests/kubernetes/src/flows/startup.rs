@@ -1,7 +1,7 @@
 //! The start-up taint, which a cluster may use to keep pods off a node until the driver is there.
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use crate::{
     bed::{Bed, text},
@@ -13,19 +13,20 @@ use crate::{
 /// The taint.
 const TAINT: &str = "block.csi.vultr.com/agent-not-ready";
 
+/// What the driver on a node may only where it takes off a taint: verb, group and resource.
+const RIGHTS: [[&str; 3]; 2] = [["patch", "", "nodes"], ["get", "storage.k8s.io", "csinodes"]];
+
 pub(super) async fn a_startup_taint_goes_when_the_driver_is_there(stage: &mut Stage<'_>) -> Result<()> {
     let node = stage.first();
+    may(stage.bed, false).await?;
     let lifted = lifted(stage, &node).await;
     // As it was, for the flows after this one
     if is_tainted(stage.bed, &node).await? {
         stage.bed.kubectl.run(&["taint", "node", &node, &format!("{TAINT}-")]).await?;
     }
-    driver::settings(stage.bed, &[]).await?;
-    let manifest = stage.bed.parts.repository.join("deploy/kubernetes.yaml");
-    stage.bed.kubectl.run(&["apply", "-f", &manifest.display().to_string()]).await?;
-    driver::restart(stage.bed, &format!("daemonset/{}", driver::NODE)).await?;
-    driver::is_ready(stage.bed).await?;
-    lifted
+    driver::install(stage.bed).await?;
+    lifted?;
+    may(stage.bed, false).await
 }
 
 async fn lifted(stage: &Stage<'_>, node: &str) -> Result<()> {
@@ -37,15 +38,9 @@ async fn lifted(stage: &Stage<'_>, node: &str) -> Result<()> {
     let early = stage.get("pod/early").await?;
     ensure!(text(&early, "/spec/nodeName").is_empty(), "the pod is on {}", text(&early, "/spec/nodeName"));
 
-    // What the chart's node.startupTaint does: the rights, and the setting, here by its other name.
-    let rule = |group: &str, resource: &str, verbs: &[&str]| {
-        let value = json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
-        json!({"op": "add", "path": "/rules/-", "value": value})
-    };
-    let rights = json!([rule("", "nodes", &["get", "patch"]), rule("storage.k8s.io", "csinodes", &["get"])]);
-    bed.kubectl.run(&["patch", "clusterrole", driver::NODE, "--type=json", "-p", &rights.to_string()]).await?;
-    driver::settings(bed, &[("CSI_STARTUP_TAINT", TAINT)]).await?;
-    driver::restart(bed, &format!("daemonset/{}", driver::NODE)).await?;
+    let manifest = driver::rendered(bed, &[&format!("node.startupTaint={TAINT}")]).await?;
+    bed.kubectl.with_manifest(&["apply"], &manifest).await?;
+    may(bed, true).await?;
 
     eventually("the taint is gone", POD, async || {
         ensure!(!is_tainted(bed, node).await?, "the node has it");
@@ -57,7 +52,27 @@ async fn lifted(stage: &Stage<'_>, node: &str) -> Result<()> {
         Ok(())
     })
     .await?;
-    stage.runs("early").await
+    stage.runs("early").await?;
+    driver::is_ready(bed).await?;
+    driver::is_refused_nothing(bed).await
+}
+
+/// Looks whether the driver on a node may do what a start-up taint needs, all of it or none.
+async fn may(bed: &Bed, wanted: bool) -> Result<()> {
+    for [verb, group, resource] in RIGHTS {
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+            "spec": {
+                "user": format!("system:serviceaccount:{}:{}", driver::NAMESPACE, driver::NODE),
+                "resourceAttributes": {"verb": verb, "group": group, "resource": resource},
+            },
+        });
+        let asked = bed.kubectl.with_manifest(&["create", "-o", "json"], &review.to_string()).await?;
+        let answer: Value = serde_json::from_str(&asked)?;
+        let allowed = answer["status"]["allowed"].as_bool().with_context(|| format!("the server says {answer}"))?;
+        ensure!(allowed == wanted, "that the driver on a node may {verb} {resource} is {allowed}");
+    }
+    Ok(())
 }
 
 async fn is_tainted(bed: &Bed, node: &str) -> Result<bool> {
