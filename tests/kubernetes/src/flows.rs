@@ -55,6 +55,7 @@ pub(crate) const ALL: &[Flow] = &[
     flow!(Any, OnHost, nodes::a_drained_nodes_driver_waits_until_its_volumes_are_off),
     flow!(Any, OnHost, nodes::a_driver_whose_node_goes_on_ends_at_once),
     flow!(Any, OnHost, nodes::the_scheduler_knows_how_many_volumes_a_node_takes),
+    flow!(Any, OnHost, nodes::a_node_is_known_by_the_id_of_its_instance),
     flow!(Any, OnHost, metrics::metrics_of_the_shipped_pods_are_those_described),
     flow!(Any, OnHost, startup::a_startup_taint_goes_when_the_driver_is_there),
     flow!(Any, OnHost, operations::an_upgrade_under_load_is_noticed_by_no_pod),

@@ -207,6 +207,26 @@ pub(super) async fn a_driver_whose_node_goes_on_ends_at_once(stage: &mut Stage<'
     stage.sh("user", "echo on > /data/file && sync").await.map(drop)
 }
 
+/// Vultr's cloud controller manager finds a node's instance by the provider's id, and the attacher by the CSINode.
+pub(super) async fn a_node_is_known_by_the_id_of_its_instance(stage: &mut Stage<'_>) -> Result<()> {
+    let bed = &*stage.bed;
+    let nodes = bed.kubectl.list(&["nodes"]).await?;
+    ensure!(nodes.len() >= bed.nodes.len(), "there are {} nodes", nodes.len());
+    for node in nodes {
+        let name = text(&node, "/metadata/name");
+        let instance = bed.cloud.instance(name)?.id;
+        let provider = text(&node, "/spec/providerID");
+        ensure!(provider == format!("vultr://{instance}"), "{name} is {instance}, and says it is {provider}");
+        driver::is_registered(bed, name).await?;
+        let known = bed.kubectl.get(&["csinode", name]).await?;
+        let drivers = known["spec"]["drivers"].as_array().context("CSINode lists no driver")?;
+        let ours = drivers.iter().find(|it| text(it, "/name") == driver::NAME).context("CSINode does not list it")?;
+        let id = text(ours, "/nodeID");
+        ensure!(id == instance, "{name} is {instance}, and its driver says {id}");
+    }
+    Ok(())
+}
+
 pub(super) async fn the_scheduler_knows_how_many_volumes_a_node_takes(stage: &mut Stage<'_>) -> Result<()> {
     let node = stage.first();
     has_limit(stage.bed, &node, 11).await?;
