@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::json;
 use tokio::{fs, process::Command};
+use vultr_sim::Cache;
 
 use crate::{
     bed::Parts,
@@ -233,9 +234,9 @@ pub(crate) async fn start_virtual(
     }
     let serve = format!("virtiofsd-{name}");
     processes.end(&serve).await?;
-    let mut command = Command::new(virtiofsd()?);
-    command.arg(format!("--socket-path={}", socket.display())).args(["-o", &format!("source={}", told.display())]);
-    processes.start(&serve, command.args(["-o", "cache=auto", "-o", "sandbox=chroot"]))?;
+    let virtiofsd = vultr_sim::virtiofsd(&told, &socket, Cache::AsItLikes).await;
+    let mut virtiofsd = virtiofsd.context("Debian has virtiofsd in qemu-system-common")?;
+    processes.start(&serve, &mut virtiofsd)?;
     crate::eventually::eventually("virtiofsd listens", std::time::Duration::from_secs(10), async || {
         processes.check(&serve)?;
         anyhow::ensure!(socket.exists(), "there is no socket");
@@ -270,15 +271,6 @@ pub(crate) async fn start_virtual(
 /// The socket on which a worker's machine takes orders.
 pub(crate) fn monitor(dir: &Path, name: &str) -> PathBuf {
     dir.join(name).join("monitor")
-}
-
-/// There is one in C, for root alone, and one in Rust; this is where Debian has the first.
-fn virtiofsd() -> Result<PathBuf> {
-    let places = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
-    let Some(place) = places.iter().find(|place| Path::new(place).exists()) else {
-        bail!("there is no virtiofsd; Debian has it in qemu-system-common");
-    };
-    Ok(PathBuf::from(place))
 }
 
 /// How the processor is had. Emulated unless asked otherwise: that there is /dev/kvm does not say that it runs any kernel.

@@ -16,6 +16,7 @@ use tokio::sync::MutexGuard;
 
 pub(crate) use qemu::Qemu;
 pub(crate) use tree::Tree;
+pub use virtiofsd::{Cache, virtiofsd};
 
 use crate::disk::Disks;
 

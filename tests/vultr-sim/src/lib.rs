@@ -42,6 +42,7 @@ pub use config::{Behaviour, Config, DeleteAttached, InstanceSpec, SnapshotAnswer
 pub use control::{Control, SeedVfs, SeedVolume};
 pub use disk::sweep;
 pub use fault::{Action, Fault, When};
+pub use guest::{Cache, virtiofsd};
 pub use metadata::MetadataMode;
 pub use operation::Operation;
 pub use record::{LogEntry, Stats};

@@ -1,6 +1,7 @@
 //! The server of one folder for one guest: virtiofsd, which comes in two kinds with options of their own.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -34,24 +35,52 @@ impl Program {
         Self(named.or_else(found))
     }
 
-    /// The program and its options for a folder.
-    ///
-    /// Nothing is cached in the guests: what one wrote, another reads from then on. With a cache it may read, for a
-    /// second and in a file that it holds open for longer, what was; then a test would judge the cache.
-    async fn command(&self, dir: &Path) -> io::Result<Command> {
+    /// The program and its options for a folder and a socket. It stays in the foreground.
+    async fn command(&self, dir: &Path, socket: &Path, cache: Cache) -> io::Result<Command> {
         let none = || io::Error::new(io::ErrorKind::NotFound, "there is no virtiofsd");
         let program = self.0.as_ref().ok_or_else(none)?;
         let help = Command::new(program).arg("--help").stdin(Stdio::null()).output().await?;
         let help = [help.stdout, help.stderr].concat();
+        let is_rust = String::from_utf8_lossy(&help).contains("--shared-dir");
         let mut command = Command::new(program);
-        if String::from_utf8_lossy(&help).contains("--shared-dir") {
-            command.arg("--shared-dir").arg(dir).args(["--cache", "never", "--sandbox", "chroot"]);
+        let option = |name: &str, path: &Path| {
+            let mut option = OsString::from(name);
+            option.push(path);
+            option
+        };
+        command.arg(option("--socket-path=", socket));
+        let cache = match (cache, is_rust) {
+            (Cache::Nothing, true) => "never",
+            (Cache::Nothing, false) => "none",
+            (Cache::AsItLikes, _) => "auto",
+        };
+        if is_rust {
+            command.arg("--shared-dir").arg(dir).args(["--cache", cache, "--sandbox", "chroot"]);
         } else {
-            command.arg("-f").args(["-o", "cache=none", "-o", "sandbox=chroot", "-o"]);
-            command.arg(format!("source={}", dir.display()));
+            command.arg("-o").arg(option("source=", dir));
+            command.args(["-o", &format!("cache={cache}"), "-o", "sandbox=chroot"]);
         }
         Ok(command)
     }
+}
+
+/// What a guest may keep of what it has read.
+#[derive(Clone, Copy, Debug)]
+pub enum Cache {
+    /// What one guest wrote, another reads from then on. With a cache it may read, for a second and in a file that it holds
+    /// open for longer, what was; then a test would judge the cache.
+    Nothing,
+    /// For what nobody changes while a guest runs.
+    AsItLikes,
+}
+
+/// The command by which the distribution's virtiofsd serves a folder to one guest, at a socket that must not be there yet.
+///
+/// # Errors
+///
+/// If there is none, or it cannot be run.
+pub async fn virtiofsd(dir: &Path, socket: &Path, cache: Cache) -> io::Result<Command> {
+    Program::new(None).command(dir, socket, cache).await
 }
 
 /// A running server; it is killed when this is dropped.
@@ -67,10 +96,8 @@ impl Virtiofsd {
         let (socket, log) = (name.with_extension("sock"), name.with_extension("log"));
         ignore_absent(fs::remove_file(&socket))?;
         let said = File::create(&log)?;
-        let mut command = program.command(dir).await?;
-        let mut option = std::ffi::OsString::from("--socket-path=");
-        option.push(&socket);
-        command.arg(option).stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said).kill_on_drop(true);
+        let mut command = program.command(dir, &socket, Cache::Nothing).await?;
+        command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said).kill_on_drop(true);
         let mut server = Self { child: command.spawn()?, socket };
         let deadline = Instant::now() + START;
         while !server.socket.exists() {
@@ -119,14 +146,14 @@ mod tests {
     #[tokio::test]
     async fn each_kind_gets_its_own_options() {
         let rust = ("rust", "--shared-dir <DIR>", "--shared-dir /x --cache never --sandbox chroot");
-        let c = ("c", "-o source=PATH", "-f -o cache=none -o sandbox=chroot -o source=/x");
+        let c = ("c", "-o source=PATH", "-o source=/x -o cache=none -o sandbox=chroot");
         for (test, help, options) in [rust, c] {
-            let then = r#"for last; do :; done; echo "$*"; : >"${last#--socket-path=}"; exec sleep 1000"#;
+            let then = r#"echo "$*"; : >"${1#--socket-path=}"; exec sleep 1000"#;
             let (dir, program) = program(test, help, then);
             let server = Virtiofsd::start(&program, Path::new("/x"), &dir.join("share-1")).await.unwrap();
             assert_eq!(server.socket(), dir.join("share-1.sock"));
             let said = fs::read_to_string(dir.join("share-1.log")).unwrap();
-            assert_eq!(said, format!("{options} --socket-path={}\n", server.socket().display()));
+            assert_eq!(said, format!("--socket-path={} {options}\n", server.socket().display()));
             fs::remove_dir_all(dir).unwrap();
         }
     }
@@ -141,7 +168,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_hung_up_ends_without_its_socket() {
-        let then = r#"for last; do :; done; : >"${last#--socket-path=}""#;
+        let then = r#": >"${1#--socket-path=}""#;
         let (dir, program) = program("hung-up", "--shared-dir", then);
         let server = Virtiofsd::start(&program, Path::new("/x"), &dir.join("share-1")).await.unwrap();
         server.end().await.unwrap();
