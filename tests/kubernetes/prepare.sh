@@ -10,6 +10,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/cloud-block-csi/kubernetes
 mkdir -p "$cache"
+# Two at once would take each other's folders away.
+exec 9>"$cache/prepare.lock"
+flock 9
 say() { echo "$*" >&2; }
 # version MODULE: as the go.mod of the programs has it
 version() { awk -v module="$1" '$1 == module { print $2; exit }' "$here/programs/go.mod"; }
