@@ -14,7 +14,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::stat::{major, minor};
+use nix::sys::{
+    stat::{major, minor},
+    statfs::{OVERLAYFS_SUPER_MAGIC, statfs},
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{network, node, process::output};
@@ -244,13 +247,17 @@ fn remove_groups(group: &Path, left: &mut Vec<String>) -> Result<()> {
 
 /// What a world needs before anything runs in it: mounts that are its own, empty places, and the network.
 pub(crate) async fn furnish(dir: &Path, workers: usize) -> Result<()> {
+    let mount =
+        |arguments: Vec<String>| async move { output(tokio::process::Command::new("mount").args(arguments)).await };
+    let text = |text: &str| text.to_owned();
+    if statfs(dir)?.filesystem_type() == OVERLAYFS_SUPER_MAGIC {
+        // What is written over /var/lib, and over images, can't be kept on an overlay. This takes memory instead.
+        mount(vec![text("-t"), text("tmpfs"), text("bed"), dir.display().to_string()]).await?;
+    }
     let folders = ["kubelet", "lib-upper", "lib-work", "logs"].map(|name| dir.join(name));
     for folder in &folders {
         fs::create_dir_all(folder)?;
     }
-    let mount =
-        |arguments: Vec<String>| async move { output(tokio::process::Command::new("mount").args(arguments)).await };
-    let text = |text: &str| text.to_owned();
     // The kubelet's place is where it is on any node, and on this machine nothing of it stays.
     let layers = format!("lowerdir=/var/lib,upperdir={},workdir={}", folders[1].display(), folders[2].display());
     mount(vec![text("-t"), text("overlay"), text("overlay"), text("-o"), layers, text("/var/lib")]).await?;
