@@ -41,6 +41,10 @@ const NOT_ON_THE_HOST: &[(&str, &str)] = &[
     ("different node", "there is one node"),
 ];
 
+/// Why none of the specs is run with shared file systems: the row of those that aren't even listed.
+const NOT_SHARED: &str =
+    "the suite is told of one class; what several nodes share has a flow of its own on the workers";
+
 /// How many specs are run beside each other.
 const STREAMS: usize = 3;
 
@@ -77,6 +81,7 @@ pub(crate) struct Choice<'a> {
 pub(crate) async fn run(bed: &Bed, program: &Path, logs: &Path, choice: &Choice<'_>) -> Result<Outcome> {
     let suite = Suite { bed, program: program.join("storage.test"), logs: logs.to_owned() };
     let mut result = Outcome::default();
+    result.skipped.insert(NOT_SHARED.to_owned(), vec!["the class vultr-vfs-storage".to_owned()]);
     let mut chosen = Vec::new();
     for spec in suite.specs().await? {
         let fits = |(part, _): &&(&str, &'static str)| spec.contains(part);
