@@ -242,6 +242,13 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 				"one failed and was given up": creations + `"UNAVAILABLE"} _x80 1 2 2x98`,
 			},
 		},
+		"CloudBlockCsiTwins": {
+			fires: map[string]string{"one was seen": `csi_twins_total{kind="volume"} 0x90 1x90`},
+			not: map[string]string{
+				"there never was one": `csi_twins_total{kind="volume"} 0x180`,
+				"it was seen before":  `csi_twins_total{kind="volume"} 1x180`,
+			},
+		},
 		"CloudBlockCsiSlowAttach": {
 			fires: map[string]string{"all take two minutes": attaches("120")},
 			not: map[string]string{

@@ -222,7 +222,7 @@ func TestValuesBecomeFlags(t *testing.T) {
 	for pod, wanted := range map[string][]string{
 		"controller": append([]string{"--cluster-id=one", "--requests-per-second=9", "--metrics-addr=0.0.0.0:9998"}, both...),
 		"node": append([]string{"--reserved-volumes=2", "--startup-taint=a/b", "--max-volumes-per-node=5",
-			"--metrics-addr=127.0.0.1:9999"}, both...),
+			"--metrics-addr=127.0.0.1:9999", "--grace=90"}, both...),
 	} {
 		driver := container(t, map[string]func(*testing.T) map[string]any{"controller": all.controller, "node": all.node}[pod](t), "driver")
 		args := texts(dig[[]any](driver, "args"))
