@@ -49,6 +49,7 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
         guide::follow(stage.bed, folder, &block).await?;
     }
     driver::is_ready(stage.bed).await?;
+    old::is_gone(stage.bed).await?;
     for block in &checks[1..] {
         guide::follow(stage.bed, folder, block).await?;
     }

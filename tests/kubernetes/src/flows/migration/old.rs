@@ -68,8 +68,57 @@ pub(super) async fn manifest(bed: &Bed) -> Result<String> {
             "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
         }));
     }
+    objects.extend(newer());
     let documents: Vec<_> = objects.iter().map(Value::to_string).collect();
     Ok(documents.join("\n---\n"))
+}
+
+/// What it has besides since v0.19: a snapshotter, and leases, which nobody could take over by their owner.
+fn newer() -> Vec<Value> {
+    let rbac = "rbac.authorization.k8s.io/v1";
+    let subjects = json!([{"kind": "ServiceAccount", "name": ACCOUNTS[0], "namespace": NAMESPACE}]);
+    let to = |kind: &str, name: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name});
+    let (role, lead) = ("csi-vultr-snapshotter-role", "csi-vultr-snapshotter-leaderelection");
+    let rules =
+        json!([{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}]);
+    let here = |name: &str| json!({"name": name, "namespace": NAMESPACE});
+    vec![
+        json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": role}, "rules": []}),
+        json!({
+            "apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": {"name": "csi-vultr-snapshotter-binding"},
+            "roleRef": to("ClusterRole", role), "subjects": subjects,
+        }),
+        json!({"apiVersion": rbac, "kind": "Role", "metadata": here(lead), "rules": rules}),
+        json!({
+            "apiVersion": rbac, "kind": "RoleBinding", "metadata": here(lead), "roleRef": to("Role", lead),
+            "subjects": subjects,
+        }),
+        json!({
+            "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": here(CONTROLLER),
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": CONTROLLER}}},
+        }),
+        json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": here("external-snapshotter-leader-block-csi-vultr-com"),
+            "spec": {"holderIdentity": format!("{CONTROLLER}-0"), "leaseDurationSeconds": 15},
+        }),
+    ]
+}
+
+/// Looks that the guide has taken all of it away, but for what is the user's.
+pub(super) async fn is_gone(bed: &Bed) -> Result<()> {
+    let kinds =
+        "clusterrole,clusterrolebinding,role,rolebinding,serviceaccount,poddisruptionbudget,statefulset,daemonset";
+    let all = bed.kubectl.run(&["get", kinds, "-A", "-o", "name"]).await?;
+    let own = ["/csi-vultr-", "/csi-controller-", "/driver-registrar-binding"];
+    let left: Vec<_> = all.lines().filter(|name| own.iter().any(|part| name.contains(part))).collect();
+    ensure!(left.is_empty(), "the old driver's are there still: {left:?}");
+    // Those of its leases would keep Helm from making its own.
+    for lease in bed.kubectl.list(&["leases", "-n", NAMESPACE]).await? {
+        let holder = text(&lease, "/spec/holderIdentity");
+        ensure!(!holder.starts_with(CONTROLLER), "a lease of the old driver's is there still: {lease}");
+    }
+    Ok(())
 }
 
 fn renamed(object: &Value, name: &str) -> Value {
