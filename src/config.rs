@@ -32,10 +32,10 @@ pub enum LogFormat {
 }
 
 /// The least grace period of a pod with which anything in it has time to end.
-const SHORTEST_GRACE: Duration = Duration::from_secs(10);
-/// What is left of the grace period when the time of what is in flight is over: for a lease to be given back, and for the
-/// last spans.
-pub const LAST_OF_GRACE: Duration = Duration::from_secs(5);
+const SHORTEST_GRACE: Duration = Duration::from_secs(15);
+/// What is left of the grace period when the time of what is in flight is over: for a lease to be given back (5 s), and for
+/// the last spans (3 s).
+pub const LAST_OF_GRACE: Duration = Duration::from_secs(10);
 
 /// What the process is to do.
 #[derive(Debug, Clone)]
@@ -287,7 +287,7 @@ mod tests {
         let PreStopConfig { node_name, driver_name, grace } = hook(&["--node-name=one", "--grace=120"]).unwrap();
         assert_eq!((node_name.as_str(), driver_name.as_str()), ("one", "block.csi.vultr.com"));
         assert_eq!(grace, Duration::from_secs(120));
-        let mistakes: String = hook(&["--grace=9"]).unwrap_err();
+        let mistakes: String = hook(&["--grace=14"]).unwrap_err();
         assert!(mistakes.contains("--node-name") && mistakes.contains("--grace"), "{mistakes}");
     }
 

@@ -119,7 +119,10 @@ impl Registration {
             info!(socket = %self.socket.display(), endpoint = self.info.endpoint, "offered to the kubelet");
             let mut server = AbortOnDropHandle::new(tokio::spawn(self.clone().serve(listener)));
             let why = tokio::select! {
-                ended = &mut server => format!("the registration socket ended by itself: {ended:?}"),
+                ended = &mut server => {
+                    sleep(FIRST_PAUSE).await;
+                    format!("the registration socket ended by itself: {ended:?}")
+                }
                 never = self.warn_if_unasked() => match never {},
                 () = removed(&file) => {
                     "somebody removed the registration socket, for which the kubelet forgets the driver".to_owned()
@@ -139,7 +142,7 @@ impl Registration {
 
     async fn warn_if_unasked(&self) -> Infallible {
         sleep(UNASKED).await;
-        if *self.word.borrow() == Word::None {
+        if matches!(*self.word.borrow(), Word::None | Word::Anew(_)) {
             warn!(
                 socket = %self.socket.display(),
                 "no kubelet has asked: is --kubelet-registration-dir its plugins_registry, mounted from the host?"
@@ -252,9 +255,12 @@ mod tests {
         tell(&socket, true, "").await;
         assert_eq!(registration.trouble(), None);
         fs::remove_file(&socket).unwrap();
-        while !socket.exists() {
-            moment().await;
-        }
+        let anew = async {
+            while !socket.exists() {
+                moment().await;
+            }
+        };
+        timeout(LOOK * 2, anew).await.unwrap();
         assert!(registration.trouble().unwrap().contains("somebody removed"));
         tell(&socket, true, "").await;
         assert_eq!(registration.trouble(), None);

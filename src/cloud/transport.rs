@@ -8,6 +8,9 @@ use super::http::Call;
 
 /// The longest that one request may take; Vultr documents no limit of its own, its clients use 60 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest that the other end may leave what was sent without a word. The kernel keeps to it, also when the process is no
+/// more, so that a request comes within the time that its successor allows for that.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An answer longer than this is not an answer of a block-storage API (500 volumes are about 300 kB).
 const LONGEST_ANSWER: usize = 16 << 20;
@@ -58,6 +61,7 @@ impl Sockets {
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
+            .tcp_user_timeout(UNACKNOWLEDGED)
             // The token must not follow a redirect to somebody else.
             .redirect(reqwest::redirect::Policy::none())
             // What is sent again is ours to decide: behind the fence, and paid for in the bucket.

@@ -99,7 +99,7 @@ pub(super) struct CommonFlags {
     #[arg(long, env = "CSI_OTLP_ENDPOINT")]
     pub(super) otlp_endpoint: Option<String>,
     /// The pod's terminationGracePeriodSeconds: on SIGTERM nothing new is taken on, and what is in flight, such as the
-    /// check of a large file system, goes on until 5 s before that time is over
+    /// check of a large file system, goes on for that time less 10 s. What a preStop hook has used up is not known here
     #[arg(long, env = "CSI_GRACE", default_value = "30")]
     pub(super) grace: u32,
     /// How log lines look [default: text on a terminal, else json]

@@ -14,10 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::{
-    Inner, ours,
-    pauses::{Pauses, SETTLING_SLOW},
-};
+use super::{Inner, ours, pauses::Pauses};
 use crate::{
     cloud::{
         CloudError, InstanceState, Volume, VolumeState,
@@ -38,6 +35,18 @@ const FIRST_LOOK: Duration = Duration::from_millis(100);
 
 impl Inner {
     pub(super) async fn attach(&self, id: &VolumeId, node: &NodeId) -> Result<Volume, Error> {
+        let attached = self.bring(id, node).await;
+        // The operation is in flight for as long as something can come of it: a process that ends in order with none says
+        // that nothing of its own is still to come.
+        if attached.is_err()
+            && let Some(over) = self.doubts.over(id)
+        {
+            tokio::time::sleep_until(over).await;
+        }
+        attached
+    }
+
+    async fn bring(&self, id: &VolumeId, node: &NodeId) -> Result<Volume, Error> {
         let mut pauses = Pauses::new();
         let mut refused: Option<CloudError> = None;
         let mut refused_since: Option<Instant> = None;
@@ -85,7 +94,6 @@ impl Inner {
             }
             let turn = self.queues.turn(node, queue::Change::Attach).await;
             self.doubts.attach_sent(id);
-            let asked = Instant::now();
             self.progress.begin(id, Change::Attach(node.clone()));
             match self.cloud.attach_volume(id, node).await {
                 Ok(()) => {
@@ -127,9 +135,9 @@ impl Inner {
                     drop(turn);
                     warn!(volume = %id, %node, error = %cause, "not known whether the attach was taken");
                     in_doubt = true;
+                    // It may have waited for its turn before it went out.
+                    self.doubts.attach_sent(id);
                     if !pauses.wait().await {
-                        // Whoever ends in order with nothing under way says that nothing of his is still to come.
-                        tokio::time::sleep_until(asked + SETTLING_SLOW).await;
                         let subject = format!("attaching volume {id} to {node}");
                         return Err(Error::OutcomeUnknown { subject, cause });
                     }

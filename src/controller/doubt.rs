@@ -51,11 +51,15 @@ impl<T: Clone + Eq + Hash> Doubts<T> {
         self.attaching().contains_key(id)
     }
 
+    /// When what has gone out for it is over, if somebody asked and nobody has seen the end.
+    pub(super) fn over(&self, id: &T) -> Option<Instant> {
+        self.attaching().get(id).map(|sent| *sent + SETTLING_SLOW)
+    }
+
     /// `None` if a read of that time which shows the volume on no instance proves that none will have it, as far as
     /// requests go; else when to read again.
     pub(super) fn proves_detached(&self, id: &T, read: Instant) -> Option<Instant> {
-        let of_ours = self.attaching().get(id).map(|asked| *asked + SETTLING_SLOW);
-        let settled = of_ours.unwrap_or(self.begun + SETTLING).max(self.begun + SETTLING);
+        let settled = self.over(id).unwrap_or(self.begun).max(self.safe_from(id));
         if read >= settled {
             self.attach_over(id);
             return None;
@@ -86,14 +90,15 @@ impl<T: Clone + Eq + Hash> Doubts<T> {
         }
     }
 
-    /// From when on a volume that was taken off an instance can go to another. An earlier process may have sent a detach
-    /// as well: it names no instance, and would take the volume from wherever it is by then.
+    /// From when on a volume that is on no instance can go to another. An earlier process may have sent a detach, which
+    /// names no instance, and would take the volume from wherever it is by then.
     pub(super) fn safe_from(&self, id: &T) -> Instant {
         let mut brought = lock(&self.brought_since_start);
         if self.begun.elapsed() > SETTLING_SLOW {
             brought.clear();
         }
-        if brought.contains(id) { self.begun } else { self.begun + SETTLING_SLOW }
+        let ours = brought.contains(id) || lock(&self.free_since_start).contains(id);
+        self.begun + if ours { SETTLING } else { SETTLING_SLOW }
     }
 
     fn attaching(&self) -> MutexGuard<'_, HashMap<T, Instant>> {
@@ -115,9 +120,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_attach_that_nobody_saw_the_end_of_is_waited_for() {
         let (doubts, id) = (Doubts::new(), VolumeId::parse(IdForm::Decimal, "1").unwrap());
-        assert!(doubts.proves_detached(&id, Instant::now()).is_some(), "an earlier process may have sent one");
-        tokio::time::sleep(SETTLING).await;
-        assert_eq!(doubts.proves_detached(&id, Instant::now()), None);
+        let settled = doubts.proves_detached(&id, Instant::now()).unwrap();
+        assert_eq!(settled - Instant::now(), SETTLING_SLOW, "an earlier process may have sent one, or a detach");
+        doubts.brought(&id);
+        let settled = doubts.proves_detached(&id, Instant::now()).unwrap();
+        assert_eq!(settled - Instant::now(), SETTLING, "nobody had it taken off while it was brought");
+        assert_eq!(doubts.proves_detached(&id, settled), None);
         doubts.attach_sent(&id);
         let again = doubts.proves_detached(&id, Instant::now()).unwrap();
         assert_eq!(again - Instant::now(), SETTLING_SLOW);

@@ -41,6 +41,7 @@ struct State {
     moves: HashMap<VolumeId, (Instant, Option<NodeId>)>,
     locked: HashMap<NodeId, Instant>,
     requests: BTreeMap<&'static str, usize>,
+    last: HashMap<&'static str, Instant>,
     faults: HashMap<&'static str, VecDeque<Fault>>,
     made: u64,
     gone_instances: Vec<NodeId>,
@@ -84,6 +85,11 @@ impl Model {
         self.state.lock().unwrap().requests.get(operation).copied().unwrap_or_default()
     }
 
+    /// When the last such request came.
+    pub(super) fn last(&self, operation: &str) -> Option<Instant> {
+        self.state.lock().unwrap().last.get(operation).copied()
+    }
+
     pub(super) fn all_requests(&self) -> usize {
         self.state.lock().unwrap().requests.values().sum()
     }
@@ -116,6 +122,7 @@ impl Model {
         tokio::time::sleep(Duration::from_millis(40)).await;
         let mut state = self.state.lock().unwrap();
         *state.requests.entry(operation).or_default() += 1;
+        state.last.insert(operation, Instant::now());
         state.settle();
         state.faults.get_mut(operation).and_then(VecDeque::pop_front)
     }

@@ -41,8 +41,9 @@ pub(super) struct Things<T: Kind> {
     /// Names of which a request has gone out that nobody has answered for certain, and since when a listing proves what
     /// came of it. It outlives the operation, whose retry must not take an older listing for proof.
     unanswered: Mutex<HashMap<String, Instant>>,
-    /// Names of things that were made while a request of an earlier process could still make another of that name.
-    made_early: Mutex<Vec<String>>,
+    /// Names of things that were asked for while a request of an earlier process could still make another of that name, and
+    /// what was made.
+    made_early: Mutex<Vec<(String, T::Id)>>,
     metrics: Metrics,
 }
 
@@ -129,8 +130,8 @@ impl<T: Kind> Things<T> {
             match answer {
                 Ok(thing) => {
                     self.names.insert(&thing);
-                    if self.begun.elapsed() < SETTLING_SLOW {
-                        self.made_early().push(name.to_owned());
+                    if asked < self.begun + SETTLING_SLOW {
+                        self.made_early().push((name.to_owned(), thing.id().clone()));
                     }
                     info!(id = %thing.id(), name, "made: {what}");
                     return Ok(thing);
@@ -173,10 +174,7 @@ impl<T: Kind> Things<T> {
                 Ok(thing) if thing.name() != Some(name) => {}
                 Ok(thing) => {
                     if let Some(oldest) = &found {
-                        self.metrics.twin(T::WORD);
-                        warn!(name, kept = %oldest.id(), other = %thing.id(),
-                            "two of kind {} have one name: the oldest is used, the other is left alone and costs money",
-                            T::WORD);
+                        self.is_twin(name, oldest.id(), thing.id());
                     } else {
                         found = Some(thing);
                     }
@@ -193,26 +191,33 @@ impl<T: Kind> Things<T> {
     pub(super) async fn look_back(&self) {
         let settled = self.begun + SETTLING_SLOW;
         tokio::time::sleep_until(settled).await;
-        let names = std::mem::take(&mut *self.made_early());
-        for name in names {
+        let made = std::mem::take(&mut *self.made_early());
+        for (name, id) in made {
             let mut pauses = Pauses::new();
-            while let Err(error) = self.tell_twins(&name, settled).await {
+            while let Err(cause) = self.tell_twins(&name, &id, settled).await {
                 if !pauses.wait().await {
-                    warn!(name, error = error.chain(), "not known whether two of kind {} have one name", T::WORD);
+                    warn!(name, error = %cause, "not known whether two of kind {} have one name", T::WORD);
                     break;
                 }
             }
         }
     }
 
-    async fn tell_twins(&self, name: &str, since: Instant) -> Result<(), Error> {
-        let doing = || format!("looking for two of kind {} with one name", T::WORD);
-        let ids = self.names.find(&self.watcher, name, since).await;
-        if ids.map_err(|cause| Error::Cloud { doing: doing(), cause })?.len() > 1 {
-            // It reads them, and tells.
-            self.find(name, since).await?;
+    /// Tells what has the name of `made` besides that, which may be gone by now.
+    async fn tell_twins(&self, name: &str, made: &T::Id, since: Instant) -> Result<(), CloudError> {
+        for id in self.names.find(&self.watcher, name, since).await?.iter().filter(|id| *id != made) {
+            match T::one(&*self.cloud, id).await {
+                Ok(other) if other.name() == Some(name) => self.is_twin(name, made, id),
+                Ok(_) | Err(CloudError::NotFound(_)) => {}
+                Err(cause) => return Err(cause),
+            }
         }
         Ok(())
+    }
+
+    fn is_twin(&self, name: &str, kept: &T::Id, other: &T::Id) {
+        self.metrics.twin(T::WORD);
+        warn!(name, %kept, %other, "two of kind {} have one name: one is used, the other is left alone and costs money", T::WORD);
     }
 
     /// Waits until a thing made at `since` or later can be used.
@@ -233,7 +238,7 @@ impl<T: Kind> Things<T> {
         Ok(seen)
     }
 
-    fn made_early(&self) -> MutexGuard<'_, Vec<String>> {
+    fn made_early(&self) -> MutexGuard<'_, Vec<(String, T::Id)>> {
         self.made_early.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

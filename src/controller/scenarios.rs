@@ -96,6 +96,52 @@ async fn a_detach_that_a_dead_process_sent_takes_no_volume_from_where_its_succes
 }
 
 #[tokio::test(start_paused = true)]
+async fn nor_does_it_when_the_successor_died_too() {
+    for (late, life) in [(6, 1), (12, 4), (20, 8), (25, 3)] {
+        let cloud = Model::new();
+        let id = cloud.controller().create(wanted("pvc-1")).await.unwrap().id;
+        cloud.controller().attach(id.clone(), node(1)).await.unwrap();
+        let (held_up, volume) = (cloud.clone(), id.clone());
+        let held_up = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(late)).await;
+            held_up.detach_volume(&volume, &node(1)).await
+        });
+        let successor = cloud.controller();
+        let lived = Duration::from_secs(life);
+        tokio::time::timeout(lived, successor.inner.detach(&id, Some(&node(1)))).await.unwrap_err();
+        let third = cloud.controller();
+        third.detach(id.clone(), Some(node(1))).await.unwrap();
+        third.attach(id, node(2)).await.unwrap();
+        drop(held_up.await.unwrap());
+        tokio::time::sleep(cloud.moving).await;
+        assert_eq!(cloud.volumes()[0].attached_to, Some(node(2)), "{late} s late, the successor lived {life} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attach_without_an_answer_is_in_flight_until_nothing_can_come_of_it() {
+    for last in [Fault::LostBefore, Fault::Locked] {
+        let cloud = Model::new();
+        let controller = cloud.controller();
+        let id = controller.create(wanted("pvc-1")).await.unwrap().id;
+        for _ in 0..15 {
+            cloud.fault("attach", Fault::LostBefore);
+        }
+        for _ in 0..15 {
+            cloud.fault("attach", last);
+        }
+        let began = Instant::now();
+        controller.attach(id, node(1)).await.unwrap_err();
+        let sent = cloud.last("attach").unwrap();
+        assert!(sent > began + Duration::from_secs(100), "it is tried for two minutes");
+        if last == Fault::LostBefore {
+            assert!(sent.elapsed() >= Duration::from_secs(30), "{:?} after the last", sent.elapsed());
+        }
+        assert!(controller.inner.doubts.over(&cloud.volumes()[0].id).unwrap() <= Instant::now());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_brought_a_volume_to_a_node_need_not_wait_for_what_was_before() {
     let cloud = Model::new();
     let controller = cloud.controller();

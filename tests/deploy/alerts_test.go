@@ -243,7 +243,10 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 			},
 		},
 		"CloudBlockCsiTwins": {
-			fires: map[string]string{"one was seen": `csi_twins_total{kind="volume"} 0x90 1x90`},
+			fires: map[string]string{
+				"one was seen":                  `csi_twins_total{kind="volume"} 0x90 1x90`,
+				"one was seen before the first": `csi_twins_total{kind="volume"} _x90 1x90`,
+			},
 			not: map[string]string{
 				"there never was one": `csi_twins_total{kind="volume"} 0x180`,
 				"it was seen before":  `csi_twins_total{kind="volume"} 1x180`,

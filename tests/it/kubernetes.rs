@@ -34,7 +34,7 @@ fn driver(world: &World, has_access: bool, arguments: &[&str]) -> Command {
 
 async fn hook(world: &World, has_access: bool) -> (Output, Duration) {
     let began = Instant::now();
-    let mut command = driver(world, has_access, &["pre-stop", "--grace", "10"]);
+    let mut command = driver(world, has_access, &["pre-stop", "--grace", "15"]);
     let output = timeout(Duration::from_secs(60), command.output()).await.expect("it ends by itself").unwrap();
     (output, began.elapsed())
 }
@@ -61,7 +61,7 @@ async fn the_hook_holds_up_a_pod_only_in_a_drain() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("1 volume of this driver is still attached"), "{text}");
-    assert!(took < Duration::from_secs(10), "the grace period is the pod's: {took:?}");
+    assert!(took < Duration::from_secs(15), "the grace period is the pod's: {took:?}");
 
     let waiting = hook(&world, true);
     let kubelet = async {
