@@ -80,7 +80,8 @@ make_images() {
     "$here/images/image.py" "$1/pause.tar" registry.k8s.io/pause:3.10 /pause "$1/pause=/pause"
     # Under the names too that the storage suite asks for
     "$here/images/image.py" --busybox "$(command -v busybox)" "$1/busybox.tar" \
-        "bed.invalid/busybox:1,$suite/busybox:1.37.0-1,$suite/nginx:1.15-4,$suite/nginx:1.27-0" /bin/sh
+        "bed.invalid/busybox:1,$suite/busybox:1.37.0-1,$suite/nginx:1.15-4,$suite/nginx:1.27-0,$suite/glibc-dns-testing:2.0.0" \
+        /bin/sh
     "$here/images/image.py" --busybox "$(command -v busybox)" "$1/agnhost.tar" \
         "$agnhost" /agnhost "$cache/programs/agnhost=/agnhost"
 }
@@ -111,7 +112,9 @@ for part in "$@"; do
             (cd "$here/../deploy" && CGO_ENABLED=0 go tool -n helm >/dev/null)
             ;;
         suite) once suite "$kubernetes-$(key "$here"/programs/{go.mod,go.sum,suite/*})" make_suite ;;
-        images) once images "$(readlink "$cache/programs" | key - "$here"/images/*)" make_images ;;
+        images)
+            once images "$({ readlink "$cache/programs"; declare -f make_images; } | key - "$here"/images/*)" make_images
+            ;;
         worker) once worker "$(readlink "$cache/images" | key - "$here"/worker/*)" make_worker ;;
         *) say "no such part: $part"; exit 64 ;;
     esac

@@ -46,7 +46,7 @@ const NOT_SHARED: &str =
     "the suite is told of one class; what several nodes share has a flow of its own on the workers";
 
 /// How many specs are run beside each other.
-const STREAMS: usize = 3;
+const STREAMS: usize = 5;
 
 /// How the specs ended.
 #[derive(Debug, Default)]
