@@ -80,8 +80,10 @@ make_images() {
     "$here/images/image.py" "$1/pause.tar" registry.k8s.io/pause:3.10 /pause "$1/pause=/pause"
     # Under the names too that the storage suite asks for
     "$here/images/image.py" --busybox "$(command -v busybox)" "$1/busybox.tar" \
-        "bed.invalid/busybox:1,$suite/busybox:1.37.0-1,$suite/nginx:1.15-4,$suite/nginx:1.27-0,$suite/glibc-dns-testing:2.0.0" \
-        /bin/sh
+        "bed.invalid/busybox:1,$suite/busybox:1.37.0-1,$suite/nginx:1.15-4,$suite/nginx:1.27-0" /bin/sh
+    # This one is asked for where busybox' dd does not do, which its shell would take first.
+    "$here/images/image.py" --busybox "$(command -v busybox)" "$1/glibc.tar" "$suite/glibc-dns-testing:2.0.0" /bin/sh \
+        /bin/dash=/bin/sh /bin/dd=/bin/dd $(ldd /bin/dd /bin/dash | grep -o '/[^ :]* (' | sed 's/ (//; s/.*/&=&/' | sort -u)
     "$here/images/image.py" --busybox "$(command -v busybox)" "$1/agnhost.tar" \
         "$agnhost" /agnhost "$cache/programs/agnhost=/agnhost"
 }

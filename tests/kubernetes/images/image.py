@@ -19,7 +19,7 @@ parser.add_argument("entrypoint")
 parser.add_argument("files", nargs="*")
 wanted = parser.parse_args()
 
-folders = ["bin", "dev", "etc", "mnt", "proc", "root", "sys", "tmp", "usr", "usr/bin"]
+folders = ["bin", "dev", "etc", "lib", "lib64", "mnt", "proc", "root", "sys", "tmp", "usr", "usr/bin"]
 users = {"etc/passwd": "root:x:0:0:root:/root:/bin/sh\n", "etc/group": "root:x:0:\n"}
 
 
@@ -34,6 +34,7 @@ def read(path):
         return file.read()
 
 
+files = {place.lstrip("/"): source for source, place in (file.split("=", 1) for file in wanted.files)}
 packed = io.BytesIO()
 with tarfile.open(fileobj=packed, mode="w") as layer:
     for folder in folders:
@@ -43,11 +44,10 @@ with tarfile.open(fileobj=packed, mode="w") as layer:
     if wanted.busybox:
         add(layer, "bin/busybox", content=read(wanted.busybox))
         commands = subprocess.check_output([wanted.busybox, "--list"], text=True).split()
-        for command in sorted(set(commands) - {"busybox"}):
-            add(layer, f"bin/{command}", tarfile.SYMTYPE, 0o777, link="busybox")
-    for file in wanted.files:
-        source, place = file.split("=", 1)
-        add(layer, place.lstrip("/"), mode=os.stat(source).st_mode & 0o777, content=read(source))
+        for command in sorted({f"bin/{command}" for command in commands} - {"bin/busybox"} - files.keys()):
+            add(layer, command, tarfile.SYMTYPE, 0o777, link="busybox")
+    for place, source in files.items():
+        add(layer, place, mode=os.stat(source).st_mode & 0o777, content=read(source))
 packed = packed.getvalue()
 
 config = {
