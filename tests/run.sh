@@ -97,8 +97,10 @@ guest() {
         skip "guest" "${reason##*$'\n'}"
         return
     fi
-    binary=$(cargo test --package cloud-block-csi --lib --no-run --message-format=json-render-diagnostics |
-        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+    # Of the whole workspace, as everywhere here: for one package alone its dependencies have other features, and are
+    # compiled again.
+    binary=$(cargo test --workspace --no-run --message-format=json-render-diagnostics |
+        sed -n '/"kind":\["lib"\].*"name":"cloud_block_csi"/s/.*"executable":"\([^"]*\)".*/\1/p')
     local some="node::tests::device_mapper node::tests::growth node::tests::health node::tests::identity node::tests::luks node::tests::raw_block node::tests::share"
     read -ra tests <<<"${GUEST_TESTS:-$some}"
     section "guest" count_cargo \
@@ -186,7 +188,7 @@ kubernetes_is_made() {
     section "kubernetes, what it is made of" count_check tests/root.sh tests/kubernetes/prepare.sh
     section "kubernetes, the driver's image" count_image tests/root.sh tests/kubernetes/image.sh
     image=$(tail -n 1 "$logs/kubernetes--the-driver-s-image.log")
-    cargo build --package kubernetes-bed || { section "build" count_check false; return 1; }
+    cargo build --workspace --all-targets || { section "build" count_check false; return 1; }
     made=yes
 }
 # The host's flows wait most of their time, and so do the integration tests: they run beside each other.
