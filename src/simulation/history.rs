@@ -124,7 +124,8 @@ impl History {
         self.random(|rng| match rng.u32(0..4) {
             0 | 1 => None,
             2 if sent.path.ends_with("/detach") => {
-                let late = Duration::from_millis(rng.u64(0..28_000));
+                let most = AFTERLIFE_OF_DETACH.as_millis().try_into().expect("it is short");
+                let late = Duration::from_millis(rng.u64(0..most));
                 Some(at.max(begins + late).min(begins + AFTERLIFE_OF_DETACH))
             }
             _ => Some(at.min(begins + AFTERLIFE)),
