@@ -81,21 +81,28 @@ async fn two(stage: &mut Stage<'_>) -> Result<()> {
     let node = stage.first();
     stage.run(&Pod::new("user").on(&node).with("data")).await?;
 
-    // The other one goes in order, and says so.
+    // The other one goes in order, and says so. Who takes the lease is open: the one that waits looks every two seconds,
+    // and the successor in the pod that ends may be there before it looks.
     driver::rolled_out(stage.bed, &format!("statefulset/{CONTROLLER}")).await?;
+    let ended = identity(stage.bed, LEASE).await?;
     stage.bed.kubectl.run(&["delete", "pod", "-n", NAMESPACE, &second, "--wait=false"]).await?;
     let left = Instant::now();
-    passes_to(stage.bed, &first).await?;
+    let third = eventually(&format!("another than {ended} is the active one"), POD, async || {
+        let holder = identity(stage.bed, LEASE).await?;
+        ensure!(holder != ended, "it still is");
+        Ok(pod_of(&holder))
+    })
+    .await?;
     let taken = left.elapsed();
     stage.make(&[claim("more", "immediate", 10)]).await?;
     stage.is_bound("more").await?;
     println!(
-        "  after an orderly end: the lease is taken in {:.1} s, a new claim is bound in {:.1} s",
+        "  after an orderly end: the lease is taken in {:.1} s by {third}, a new claim is bound in {:.1} s",
         taken.as_secs_f64(),
         left.elapsed().as_secs_f64()
     );
     ensure!(taken < SILENCE, "the lease was given back, and still taken after {taken:?} only");
-    works_in(stage.bed, &first).await?;
+    works_in(stage.bed, &third).await?;
     driver::rolled_out(stage.bed, &format!("statefulset/{CONTROLLER}")).await?;
     stage.end("user").await?;
     for claim in ["pvc/data", "pvc/more"] {
@@ -134,15 +141,24 @@ async fn cordon(bed: &Bed, verb: &str) -> Result<()> {
     Ok(())
 }
 
-/// The pod that has a lease.
-async fn holder(bed: &Bed, lease: &str) -> Result<String> {
+/// Who has a lease.
+async fn identity(bed: &Bed, lease: &str) -> Result<String> {
     eventually(&format!("somebody has the lease {lease}"), POD, async || {
         let identity = bed.kubectl.field(&["lease", "-n", NAMESPACE, lease], ".spec.holderIdentity").await?;
         ensure!(identity.starts_with(CONTROLLER), "it names '{identity}'");
-        // The driver's is followed by what tells one process of a pod from the next.
-        Ok(identity.split('_').next().unwrap_or_default().to_owned())
+        Ok(identity)
     })
     .await
+}
+
+/// The pod of who has a lease: the driver's names are followed by what tells one process of a pod from the next.
+fn pod_of(identity: &str) -> String {
+    identity.split('_').next().unwrap_or_default().to_owned()
+}
+
+/// The pod that has a lease.
+async fn holder(bed: &Bed, lease: &str) -> Result<String> {
+    Ok(pod_of(&identity(bed, lease).await?))
 }
 
 /// Waits until `pod` has the driver's lease.
