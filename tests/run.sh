@@ -170,9 +170,9 @@ image() {
     done
 }
 
-# A real Kubernetes: the host as its only node, then two virtual workers. FLOWS=all shows every flow on both and runs all
-# of the Kubernetes storage suite that applies; otherwise the workers show the few that need them most, and the suite is
-# a sample on the host.
+# A real Kubernetes: the host as its only node, and two virtual workers. FLOWS=all shows every flow on both and runs on
+# the workers all of the Kubernetes storage suite that applies; otherwise they show the few flows that need them most. On
+# the host a sample of the suite is run.
 count_bed() {
     awk '/^(kubernetes|suite): [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ { p += $2; f += $4; s += $6 }
         END { print p + 0, f + 0, s + 0 }' "$1"
@@ -191,29 +191,28 @@ kubernetes_is_made() {
     cargo build --workspace --all-targets || { section "build" count_check false; return 1; }
     made=yes
 }
-# The host's flows wait most of their time, and so do the integration tests: they run beside each other.
+# The host's flows wait most of their time: they run beside whatever else there is. Flows by name are the workers' alone.
 begin_on_host() {
-    local flows=some suite=sample
-    [ "${FLOWS:-}" != all ] || { flows=all suite=quick; }
+    local flows
+    case ${FLOWS:-} in '') flows=some ;; all) flows=all ;; *) return ;; esac
     kubernetes_is_made || return
-    tests/root.sh "$bins/kubernetes-bed" --on host --image "$image" --flows "$flows" --suite "$suite" >"$logs/host-bed.log" 2>&1 &
+    tests/root.sh "$bins/kubernetes-bed" --on host --image "$image" --flows "$flows" --suite sample >"$logs/host-bed.log" 2>&1 &
     host_bed=$!
 }
 trap '[ -z "$host_bed" ] || kill "$host_bed" 2>/dev/null' EXIT
 told_on_host() { cat "$logs/host-bed.log"; return "$host_status"; }
 kubernetes() {
-    local bed=(tests/root.sh "$bins/kubernetes-bed" --on virtual)
+    local suite=none
+    [ "${FLOWS:-}" != all ] || suite=all
     [ -n "$host_bed" ] || begin_on_host
     kubernetes_is_made || return
+    section "kubernetes on two workers" count_bed \
+        tests/root.sh "$bins/kubernetes-bed" --on virtual --image "$image" --flows "${FLOWS:-some}" --suite "$suite"
+    [ -n "$host_bed" ] || return
     # Here, and not in the section's pipe, whose shell has no children
     wait "$host_bed"
     host_status=$? host_bed=
     section "kubernetes on the host" count_bed told_on_host
-    if [ "${FLOWS:-}" = all ]; then
-        section "kubernetes on two workers" count_bed "${bed[@]}" --image "$image" --suite all
-    else
-        section "kubernetes on two workers" count_bed "${bed[@]}" --image "$image" --flows "${FLOWS:-some}"
-    fi
 }
 
 case " $* " in *" unit "*" kubernetes "*) beside=yes ;; *) beside= ;; esac
