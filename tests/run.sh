@@ -21,22 +21,27 @@ mkdir -p "$logs"
 : >"$failures"
 passed=0 failed=0 skipped=0
 summary=()
-made= host_bed=
+made=
+declare -A beds=() since=()
 
 # section NAME COUNTER COMMAND...: runs the command, shows its output, and lets the counter read it.
-# A counter prints "passed failed skipped"; a command that fails without a counted failure counts as one.
 section() {
-    local name=$1 counter=$2 began=$SECONDS status=0 log p f s
+    local name=$1 counter=$2 began=$SECONDS log
     shift 2
     log=$logs/${name//[^a-z0-9.-]/-}.log
     printf '\n=== %s\n' "$name"
     "$@" 2>&1 | tee "$log"
-    status=${PIPESTATUS[0]}
-    read -r p f s < <("$counter" "$log" "$status")
-    if [ "$status" != 0 ] && [ "$f" = 0 ]; then f=1; fi
-    [ "$f" = 0 ] || what_failed "$name" "$log" >>"$failures"
+    account "$name" "$counter" "$log" "${PIPESTATUS[0]}" $((SECONDS - began))
+}
+# account NAME COUNTER LOG STATUS SECONDS: adds up what the counter reads in the log, which prints "passed failed skipped".
+# A command that fails without a counted failure counts as one.
+account() {
+    local p f s
+    read -r p f s < <("$2" "$3" "$4")
+    if [ "$4" != 0 ] && [ "$f" = 0 ]; then f=1; fi
+    [ "$f" = 0 ] || what_failed "$1" "$3" >>"$failures"
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
-    summary+=("$(printf '%-32s %5d passed %3d failed %3d skipped %4d s' "$name" "$p" "$f" "$s" $((SECONDS - began)))")
+    summary+=("$(printf '%-32s %5d passed %3d failed %3d skipped %4d s' "$1" "$p" "$f" "$s" "$5")")
 }
 # what_failed NAME LOG: the failed tests of a section and why, or its last words
 what_failed() {
@@ -104,7 +109,7 @@ guest() {
     local some="node::tests::device_mapper node::tests::growth node::tests::health node::tests::identity node::tests::luks node::tests::raw_block node::tests::share"
     read -ra tests <<<"${GUEST_TESTS:-$some}"
     section "guest" count_cargo \
-        tests/guest/run.sh --deadline 1200 --share 12345 "$binary" "${tests[@]}" --test-threads=1 --show-output
+        tests/guest/run.sh --deadline 2400 --share 12345 "$binary" "${tests[@]}" --test-threads=1 --show-output
 }
 
 # Without the lines that only say that a test begins
@@ -191,34 +196,55 @@ kubernetes_is_made() {
     cargo build --workspace --all-targets || { section "build" count_check false; return 1; }
     made=yes
 }
-# The host's flows wait most of their time: they run beside whatever else there is. Flows by name are the workers' alone.
-begin_on_host() {
-    local flows
-    case ${FLOWS:-} in '') flows=some ;; all) flows=all ;; *) return ;; esac
-    kubernetes_is_made || return
-    tests/root.sh "$bins/kubernetes-bed" --on host --image "$image" --flows "$flows" --suite sample >"$logs/host-bed.log" 2>&1 &
-    host_bed=$!
+# begin host|virtual: a bed in the background, unless it runs already. Beds wait for most of their time, so they run beside
+# each other and beside other tests. Flows by name are the workers' alone.
+begin() {
+    local flows=${FLOWS:-some} suite=none
+    case "$1 $flows" in
+        "host some" | "host all") suite=sample ;;
+        host*) return 0 ;;
+        "virtual all") suite=all ;;
+    esac
+    [ -z "${beds[$1]:-}" ] && kubernetes_is_made || return 0
+    # Here, and not by the bed, which may come later than who reads it
+    : >"$logs/bed-$1.log"
+    tests/root.sh "$bins/kubernetes-bed" --on "$1" --image "$image" --flows "$flows" --suite "$suite" \
+        >>"$logs/bed-$1.log" 2>&1 &
+    beds[$1]=$! since[$1]=$(date +%s)
 }
-trap '[ -z "$host_bed" ] || kill "$host_bed" 2>/dev/null' EXIT
-told_on_host() { cat "$logs/host-bed.log"; return "$host_status"; }
+# They hear it, and take away what they made.
+trap '[ "${#beds[@]}" = 0 ] || { kill "${beds[@]}" 2>/dev/null; wait "${beds[@]}"; }' EXIT
+# end host|virtual NAME: shows what a bed prints until it ends, as a section of that name. It took the time until its last line.
+end() {
+    local log=$logs/bed-$1.log status=0 shown
+    [ -n "${beds[$1]:-}" ] || return 0
+    printf '\n=== %s\n' "$2"
+    # Not until a process of that number ends: it may have ended long ago, and its number be another's.
+    tail -n +1 -f "$log" &
+    shown=$!
+    wait "${beds[$1]}" || status=$?
+    unset "beds[$1]"
+    # It looks once a second.
+    sleep 2
+    kill "$shown"
+    wait "$shown" 2>/dev/null
+    account "$2" count_bed "$log" "$status" $(($(stat -c %Y "$log") - since[$1]))
+}
 kubernetes() {
-    local suite=none
-    [ "${FLOWS:-}" != all ] || suite=all
-    [ -n "$host_bed" ] || begin_on_host
-    kubernetes_is_made || return
-    section "kubernetes on two workers" count_bed \
-        tests/root.sh "$bins/kubernetes-bed" --on virtual --image "$image" --flows "${FLOWS:-some}" --suite "$suite"
-    [ -n "$host_bed" ] || return
-    # Here, and not in the section's pipe, whose shell has no children
-    wait "$host_bed"
-    host_status=$? host_bed=
-    section "kubernetes on the host" count_bed told_on_host
+    begin host
+    begin virtual
+    end virtual "kubernetes on two workers"
+    end host "kubernetes on the host"
 }
 
-case " $* " in *" unit "*" kubernetes "*) beside=yes ;; *) beside= ;; esac
+# Where all is run, the host's bed runs beside the tests that wait for disks, and the workers' beside the rest.
+case " $* " in *" unit "*"kubernetes "*) beside=yes ;; *) beside= ;; esac
 for part in "$@"; do
     case $part in
-        unit) [ -z "$beside" ] || begin_on_host; unit ;;
+        unit)
+            [ -z "$beside" ] || begin host
+            unit
+            [ -z "$beside" ] || begin virtual ;;
         lint | guest | contract | sanity | deploy | image | kubernetes) "$part" ;;
         *) echo "no such part: $part" >&2; exit 64 ;;
     esac
