@@ -87,7 +87,8 @@ pub(super) struct CommonFlags {
     /// The instance's metadata service: scheme and host
     #[arg(long, env = "CSI_METADATA_URL", default_value = "http://169.254.169.254")]
     pub(super) metadata_url: String,
-    /// The region, such as EWR [default: what the metadata service says]
+    /// The region, such as EWR: where the controller makes volumes that no pod has asked for yet; a node takes another one
+    /// than the metadata service's only together with --node-id [default: what the metadata service says]
     #[arg(long, env = "CSI_REGION")]
     pub(super) region: Option<String>,
     /// Serve /metrics, /healthz and /readyz here, such as 0.0.0.0:9808 [default: off]

@@ -57,7 +57,7 @@ impl std::fmt::Debug for NodeService {
     }
 }
 
-/// Who this machine is: as the flags say, else as the metadata service says when it is first asked.
+/// Who this machine is: as both flags say, else as the metadata service says when it is first asked.
 #[derive(Debug)]
 struct Instance {
     profile: &'static Profile,
@@ -74,10 +74,21 @@ impl Instance {
         }
         // Asked again until it is known: the service may be late, and the kubelet asks again as well.
         let told = self.told.get_or_try_init(|| (self.profile.identity)(&self.metadata_url)).await?;
-        Ok(InstanceIdentity {
-            id: self.node_id.clone().unwrap_or_else(|| told.id.clone()),
-            region: self.region.clone().unwrap_or_else(|| told.region.clone()),
-        })
+        is_there(self.region.as_deref(), &told.region)?;
+        let id = self.node_id.clone().unwrap_or_else(|| told.id.clone());
+        Ok(InstanceIdentity { id, region: told.region.clone() })
+    }
+}
+
+/// Refuses a region that is not the instance's: its volumes would be made where it can't have them, and the label that
+/// the kubelet puts on the Node stays.
+fn is_there(given: Option<&str>, told: &str) -> Result<(), Error> {
+    match given {
+        Some(given) if !given.eq_ignore_ascii_case(told) => Err(Error::Precondition(format!(
+            "--region says that this instance is in {given}, and the metadata service that it is in {told}; leave the flag \
+             out here (and CSI_REGION), or give --node-id as well if the service is wrong"
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -385,6 +396,15 @@ fn shown(stats: &Stats) -> csi::NodeGetVolumeStatsResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_region_that_is_not_the_instances_is_refused() {
+        assert!(is_there(None, "AMS").is_ok());
+        assert!(is_there(Some("AMS"), "AMS").is_ok());
+        let refused = is_there(Some("EWR"), "AMS").unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
+        assert!(refused.to_string().contains("EWR") && refused.to_string().contains("AMS"), "{refused}");
+    }
 
     #[test]
     fn only_our_own_blank_volumes_and_an_explicit_word_allow_formatting() {

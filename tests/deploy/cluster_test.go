@@ -104,7 +104,11 @@ func TestTheNumberOfControllersIsChangedWhenNoneRuns(t *testing.T) {
 	set := func(replicas int, arguments ...string) object {
 		pod := object{"containers": []object{{"name": "driver", "args": append([]string{"controller"}, arguments...)}}}
 		return object{"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": object{"name": name, "namespace": "kube-system"},
-			"spec": object{"replicas": replicas, "template": object{"spec": pod}}}
+			"spec": object{"replicas": replicas, "template": object{"spec": pod}}, "status": object{"replicas": replicas}}
+	}
+	ending := func(set object) object {
+		set["status"] = object{"replicas": 1}
+		return set
 	}
 	for _, c := range []struct {
 		there   objects
@@ -119,13 +123,15 @@ func TestTheNumberOfControllersIsChangedWhenNoneRuns(t *testing.T) {
 		{objects{set(2, lease)}, "1", true},
 		{objects{set(0)}, "2", false},
 		{objects{set(0, lease)}, "1", false},
+		{objects{ending(set(0))}, "2", true},
+		{objects{ending(set(0, lease))}, "1", true},
 	} {
 		_, err := run("template", "cloud-block-csi", chart, kubernetes, "--namespace", "kube-system", "--dry-run=server",
 			"--kubeconfig", cluster(t, c.there...), "--set", "controller.replicas="+c.wanted)
 		switch {
 		case !c.refused && err != nil:
 			t.Errorf("%v, and %s are wanted: %v", c.there, c.wanted, err)
-		case c.refused && (err == nil || !strings.Contains(err.Error(), "--replicas=0")):
+		case c.refused && (err == nil || !strings.Contains(err.Error(), "--replicas=0") || !strings.Contains(err.Error(), "wait --for=delete")):
 			t.Errorf("%v, and %s are wanted: not refused, but: %v", c.there, c.wanted, err)
 		}
 	}

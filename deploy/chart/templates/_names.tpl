@@ -38,9 +38,6 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- with .Values.logLevel }}
 - --log-level={{ . }}
 {{- end }}
-{{- with .Values.region }}
-- --region={{ . }}
-{{- end }}
 {{- with .Values.otlpEndpoint }}
 - --otlp-endpoint={{ . }}
 {{- end }}
