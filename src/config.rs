@@ -292,6 +292,21 @@ mod tests {
     }
 
     #[test]
+    fn a_report_of_orphans_needs_a_list_or_the_word_that_it_is_empty() {
+        let report = |flags: &[&str]| {
+            let line = ["cloud-block-csi", "orphans", "--token-file=/token"].iter().chain(flags);
+            match resolve(Cli::try_parse_from(line).map_err(|error| error.to_string())?.service)? {
+                Command::Orphans(config) => Ok::<_, String>(config.in_use),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(report(&[]).unwrap_err().contains("--in-use"));
+        assert!(report(&["--in-use=known", "--nothing-in-use"]).is_err());
+        assert_eq!(report(&["--in-use=known"]).unwrap().as_deref(), Some(Path::new("known")));
+        assert_eq!(report(&["--nothing-in-use"]).unwrap(), None);
+    }
+
+    #[test]
     fn all_mistakes_are_told_at_once() {
         let mistakes = config(&[
             "all",

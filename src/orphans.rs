@@ -33,13 +33,17 @@ use crate::{
 /// What has to be changed of the flags or of the list of ids; that the account cannot be read as a whole.
 pub async fn report(config: OrphansConfig) -> Result<(), RunError> {
     let OrphansConfig { profile, account, volume_name_prefix, in_use } = config;
-    let in_use = read_in_use(&in_use, profile).map_err(RunError::Configuration)?;
+    let in_use = in_use.map(|list| read_in_use(&list, profile)).transpose().map_err(RunError::Configuration)?;
     let token = TokenFile::open(&account.token_file).map_err(RunError::Configuration)?;
     let pace = Pace::new(account.requests_per_second, profile.requests_per_second);
     let (metrics, fence) = (Metrics::default(), Fence::default());
     let api = Account { api_url: account.api_url, token, pace, metrics, fence };
     let cloud = (profile.connect)(api).map_err(RunError::Failed)?;
-    let owner = Owner { prefix: format!("{volume_name_prefix}-"), cluster: account.cluster, in_use };
+    let owner = Owner {
+        prefix: format!("{volume_name_prefix}-"),
+        cluster: account.cluster,
+        in_use: in_use.unwrap_or_default(),
+    };
     let report = Report::of(&cloud, &owner)
         .await
         .map_err(|error| RunError::Failed(format!("the account cannot be read, so there is no report: {error}")))?;
@@ -77,7 +81,7 @@ fn parse_in_use(text: &str, profile: &Profile) -> Result<BTreeSet<String>, Strin
     if ids.iter().all(|id| is_id(&id)) {
         return Err(
             "--in-use: there is no id of this cloud in the list, and then every volume would be an orphan; give \
-                    the output of kubectl that --help shows"
+                    the output of kubectl that --help shows, or --nothing-in-use if the cluster has none any more"
                 .to_owned(),
         );
     }

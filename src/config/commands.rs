@@ -31,8 +31,8 @@ pub struct OrphansConfig {
     pub account: ControllerConfig,
     /// What the names of the cluster's volumes begin with.
     pub volume_name_prefix: String,
-    /// Where the ids are that the cluster knows; `-` is standard input.
-    pub in_use: PathBuf,
+    /// Where the ids are that the cluster knows; `-` is standard input. None if it knows none any more.
+    pub in_use: Option<PathBuf>,
 }
 
 pub(super) fn resolve_pre_stop(flags: PreStopFlags) -> Result<PreStopConfig, String> {

@@ -10,6 +10,7 @@ const ORPHANS: &str = "What the cluster knows comes from kubectl:\n\n  \
     kubectl get pv -o jsonpath='{range .items[*]}{.spec.csi.volumeHandle}{\"\\n\"}{end}' > known &&\n  \
     kubectl get volumesnapshotcontent -o jsonpath='{range .items[*]}{.status.snapshotHandle}{\"\\n\"}{end}' >> known &&\n  \
     cloud-block-csi orphans --token-file token --in-use known\n\n\
+    Where there is a --cluster-id, give the same here. \
     A volume that is being made this minute, or that another cluster with the same name prefix made, is told as well: \
     look twice before you delete anything.";
 
@@ -162,8 +163,11 @@ pub(super) struct OrphansFlags {
     #[arg(long, env = "CSI_VOLUME_NAME_PREFIX", default_value = "pvc")]
     pub(super) volume_name_prefix: String,
     /// A file with the ids of the volumes and snapshots that the cluster knows, one a line; - for standard input
-    #[arg(long, env = "CSI_IN_USE")]
-    pub(super) in_use: PathBuf,
+    #[arg(long, env = "CSI_IN_USE", required_unless_present = "nothing_in_use")]
+    pub(super) in_use: Option<PathBuf>,
+    /// The cluster has no volume and no snapshot any more, so all that it made and that is on no instance is told
+    #[arg(long, env = "CSI_NOTHING_IN_USE", conflicts_with = "in_use")]
+    pub(super) nothing_in_use: bool,
 }
 
 #[derive(Debug, Args)]

@@ -120,7 +120,7 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 				"another driver's attacher lists": "up{" + controller + "} 1x180\n" +
 					`csi_rpc_seconds_count{job="another",rpc="ListVolumes",code="OK"} 0+1x180`,
 				"only others are called": "up{" + controller + "} 1x180\n" +
-					`csi_rpc_seconds_count{` + controller + `,rpc="Probe",code="OK"} 0+1x180`,
+					`csi_rpc_seconds_count{` + controller + `,rpc="CreateVolume",code="OK"} 0+1x180`,
 			},
 			not: map[string]string{
 				"the attacher lists": "up{" + controller + "} 1x180\n" +
