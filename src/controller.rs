@@ -108,7 +108,7 @@ struct Inner {
     gone_sources: Mutex<HashSet<VolumeId>>,
     known_attachments: KnownAttachments,
     last_shares: LastShares,
-    /// Snapshots that look like a clone's leftovers, and when they were first seen.
+    /// Snapshots that look like a clone's leftovers, and when they were first seen to be done.
     leftovers: tokio::sync::Mutex<BTreeMap<SnapshotId, Instant>>,
 }
 

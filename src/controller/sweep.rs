@@ -1,6 +1,6 @@
 //! What clones leave behind when a process dies on the way.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::warn;
@@ -13,6 +13,7 @@ use crate::{
         label::{Label, Purpose},
     },
     error::Error,
+    volume::SnapshotId,
 };
 
 /// How often leftovers of clones are looked for.
@@ -44,9 +45,8 @@ impl Inner {
         let mut leftovers: Vec<&Snapshot> = snapshots.iter().filter(|one| self.is_leftover(one)).collect();
         self.leftovers.lock().await.retain(|id, _| leftovers.iter().any(|one| one.id == *id));
         if self.cluster.name().is_empty() {
-            // Perhaps of another cluster of this account that has no name either: no clone takes that long.
             let mut seen = self.leftovers.lock().await;
-            leftovers.retain(|one| seen.entry(one.id.clone()).or_insert_with(Instant::now).elapsed() >= SWEEP);
+            leftovers.retain(|one| is_nobodys(one, &mut seen));
         }
         if leftovers.is_empty() {
             return Ok(());
@@ -72,5 +72,39 @@ impl Inner {
     fn is_leftover(&self, snapshot: &Snapshot) -> bool {
         Label::parse(&snapshot.description)
             .is_some_and(|label| label.purpose == Purpose::Clone && label.cluster == self.cluster.name())
+    }
+}
+
+/// Whether a snapshot that may be another cluster's of this account, which has no name either, is a leftover all the same:
+/// it has been done for so long that no clone waits for it. A large one may take longer than that until it is.
+fn is_nobodys(snapshot: &Snapshot, done_since: &mut BTreeMap<SnapshotId, Instant>) -> bool {
+    let is_done = snapshot.is_ready() || snapshot.has_failed();
+    is_done && done_since.entry(snapshot.id.clone()).or_insert_with(Instant::now).elapsed() >= SWEEP
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cloud::SnapshotState, volume::IdForm};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_another_clusters_is_dropped_when_it_has_been_done_for_an_hour() {
+        let mut done_since = BTreeMap::new();
+        let mut snapshot = Snapshot {
+            id: SnapshotId::parse(IdForm::Decimal, "1").unwrap(),
+            source: None,
+            description: String::new(),
+            size_bytes: 10 << 30,
+            state: SnapshotState::Pending,
+            created: String::new(),
+        };
+        for _ in 0..3 {
+            assert!(!is_nobodys(&snapshot, &mut done_since), "it is not done");
+            tokio::time::sleep(SWEEP).await;
+        }
+        snapshot.state = SnapshotState::Complete;
+        assert!(!is_nobodys(&snapshot, &mut done_since), "somebody may be about to use it");
+        tokio::time::sleep(SWEEP).await;
+        assert!(is_nobodys(&snapshot, &mut done_since));
     }
 }
