@@ -46,7 +46,7 @@ func TestValuesThatAreWrongAreRefused(t *testing.T) {
 		`kubeletDir="var/lib/kubelet"`:                             "kubeletDir",
 		`kubeletDir=""`:                                            "kubeletDir",
 		`clusterId="Not Good"`:                                     "clusterId",
-		`clusterId="`+strings.Repeat("a", 64)+`"`:                  "clusterId",
+		`clusterId="` + strings.Repeat("a", 64) + `"`:              "clusterId",
 		`otlpEndpoint="collector:4318"`:                            "otlpEndpoint",
 		`otlpEndpoint="http://collector:4318/v1/traces"`:           "otlpEndpoint",
 		`region="EWR-1"`:                                           "region",
@@ -224,11 +224,11 @@ func TestEverySidecarHasItsLeaseAndItsTime(t *testing.T) {
 func TestValuesBecomeFlags(t *testing.T) {
 	all := render(t, `logLevel="debug"`, `region="EWR"`, `clusterId="one"`, `otlpEndpoint="http://c:4318"`, `node.reservedVolumes=2`,
 		`node.startupTaint="a/b"`, `node.extraArgs=["--max-volumes-per-node=5"]`, `controller.extraArgs=["--requests-per-second=9"]`,
-		`node.metricsAddress="127.0.0.1"`, `node.metricsPort=9999`, `metrics.port=9998`, `node.terminationGracePeriodSeconds=90`,
+		`node.metricsAddress="127.0.0.1"`, `node.metricsPort=9999`, `metrics.port=9998`, `metrics.address="[::]"`, `node.terminationGracePeriodSeconds=90`,
 		`image.digest="sha256:`+strings.Repeat("a", 64)+`"`)
 	both := []string{"--log-level=debug", "--otlp-endpoint=http://c:4318"}
 	for pod, wanted := range map[string][]string{
-		"controller": append([]string{"--cluster-id=one", "--region=EWR", "--requests-per-second=9", "--metrics-addr=0.0.0.0:9998"}, both...),
+		"controller": append([]string{"--cluster-id=one", "--region=EWR", "--requests-per-second=9", "--metrics-addr=[::]:9998"}, both...),
 		"node": append([]string{"--reserved-volumes=2", "--startup-taint=a/b", "--max-volumes-per-node=5",
 			"--metrics-addr=127.0.0.1:9999", "--grace=90"}, both...),
 	} {
