@@ -14,14 +14,14 @@ pub(super) async fn read_write_once_pod_is_for_one_pod(stage: &mut Stage<'_>) ->
     alone["spec"]["accessModes"] = json!(["ReadWriteOncePod"]);
     stage.make(&[alone]).await?;
     stage.run(&Pod::new("first").on(&node).with("data")).await?;
-    stage.sh("first", "echo kept > /data/file && sync").await?;
+    stage.sh("first", "echo kept > /data/file && sync /data/file").await?;
     // The same node, where ReadWriteOnce would let it in
     stage.make(&[Pod::new("second").on(&node).with("data").object]).await?;
     stage.told("second", "ReadWriteOncePod").await?;
     let second = stage.get("pod/second").await?;
     let phase = text(&second, "/status/phase");
     ensure!(phase == "Pending", "beside the first pod the second is {phase}");
-    stage.sh("first", "echo again >> /data/file && sync").await?;
+    stage.sh("first", "echo again >> /data/file && sync /data/file").await?;
     stage.end("first").await?;
     stage.runs("second").await?;
     let read = stage.sh("second", "cat /data/file").await?;
@@ -34,7 +34,7 @@ pub(super) async fn what_is_read_only_is_read_and_not_written(stage: &mut Stage<
     let node = stage.first();
     stage.make(&[claim("data", CLASS, 10)]).await?;
     stage.run(&Pod::new("writer").on(&node).with("data")).await?;
-    stage.sh("writer", "echo kept > /data/file && sync").await?;
+    stage.sh("writer", "echo kept > /data/file && sync /data/file").await?;
     // Beside the writer: once by the container's mount, once by the pod's volume
     let mut by_mount = Pod::new("by-mount").on(&node).with("data");
     by_mount.object["spec"]["containers"][0]["volumeMounts"][0]["readOnly"] = json!(true);
@@ -44,7 +44,7 @@ pub(super) async fn what_is_read_only_is_read_and_not_written(stage: &mut Stage<
         stage.run(pod).await?;
         only_reads(stage, pod.name()).await?;
     }
-    stage.sh("writer", "echo kept > /data/file && rm /data/file && echo kept > /data/file && sync").await?;
+    stage.sh("writer", "echo kept > /data/file && rm /data/file && echo kept > /data/file && sync /data/file").await?;
     // Alone, so that it is staged for nobody else
     for pod in [&by_mount, &by_volume] {
         stage.end(pod.name()).await?;
@@ -81,7 +81,7 @@ pub(super) async fn an_fs_group_gets_the_volume(stage: &mut Stage<'_>) -> Result
     };
     stage.run(&pod("first", 2000, "Always")).await?;
     has_groups(stage, "first", "2000").await?;
-    stage.sh("first", "touch /data/file /data/other && chgrp 1000 /data/other && sync").await?;
+    stage.sh("first", "touch /data/file /data/other && chgrp 1000 /data/other && sync /data/file /data/other").await?;
     has_groups(stage, "first", "2000 2000 1000").await?;
     stage.end("first").await?;
     // The root has the group, so the rest is left as it is

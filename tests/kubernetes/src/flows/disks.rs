@@ -23,7 +23,7 @@ async fn becomes(stage: &mut Stage<'_>, fs_type: &str) -> Result<()> {
     stage.run(&Pod::new("writer").on(&node).with("data")).await?;
     let mounted = stage.sh("writer", "grep ' /data ' /proc/mounts").await?;
     ensure!(mounted.split(' ').nth(2) == Some(fs_type), "it is mounted as {mounted}");
-    stage.sh("writer", "echo kept > /data/file && sync").await?;
+    stage.sh("writer", "echo kept > /data/file && sync /data/file").await?;
     let size = stage.size_mib("writer", "/data").await?;
     ensure!((9_000..=10_240).contains(&size), "10 GiB were claimed, {size} MiB are there");
     // The same disk, staged again

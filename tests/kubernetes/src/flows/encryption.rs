@@ -26,7 +26,7 @@ async fn opens_to_its_key(stage: &Stage<'_>) -> Result<()> {
     let (first, second) = (stage.first(), stage.second()?);
     stage.make(&[key("the right one"), claim("data", LUKS, 10)]).await?;
     stage.run(&Pod::new("writer").on(&first).with("data")).await?;
-    stage.sh("writer", "echo kept > /data/file && sync").await?;
+    stage.sh("writer", "echo kept > /data/file && sync /data/file").await?;
     stage.end("writer").await?;
     let header = header(stage).await?;
     ensure!(header.starts_with(b"LUKS\xba\xbe\x00\x02"), "the disk begins with {:?}", header.get(..8));

@@ -30,7 +30,7 @@ async fn grows(stage: &Stage<'_>, class: &str, fs_type: &str) -> Result<()> {
     ensure!(mounted.split(' ').nth(2) == Some(fs_type), "it is mounted as {mounted}");
     let before = stage.size_mib("user", "/data").await?;
     ensure!((9_000..=10_240).contains(&before), "10 GiB were claimed, {before} MiB are there");
-    stage.sh("user", "echo kept > /data/file && sync").await?;
+    stage.sh("user", "echo kept > /data/file && sync /data/file").await?;
     let identity = identity(stage).await?;
     stage.grow("data", 20).await?;
     stage.has_grown("data", 20).await?;

@@ -93,7 +93,7 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     stage.run(&Pod::new("new").on(&first).with("fresh").with("midway")).await?;
     // Attached by the old driver, mounted by this one
     stage.runs("waits").await?;
-    stage.sh("waits", "echo kept > /waits/file && sync").await?;
+    stage.sh("waits", "echo kept > /waits/file && sync /waits/file").await?;
     driver::is_refused_nothing(stage.bed).await?;
 
     goes_back(stage, folder).await?;
@@ -177,7 +177,8 @@ fn manifest(folder: &Path) -> PathBuf {
 /// A pod that is called as its claim, writes to it every second, and fails when it can't.
 fn writer(claim: &str) -> Pod {
     let mut pod = Pod::new(claim).with(claim).set("restartPolicy", json!("Never"));
-    let write = format!("trap exit TERM; while sleep 1; do echo beat >> /{claim}/beats && sync || exit 1; done");
+    let beat = format!("echo beat >> /{claim}/beats && sync /{claim}/beats");
+    let write = format!("trap exit TERM; while sleep 1; do {beat} || exit 1; done");
     pod.object["spec"]["containers"][0]["command"] = json!(["sh", "-c", write]);
     pod
 }

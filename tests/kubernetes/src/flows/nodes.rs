@@ -27,7 +27,7 @@ pub(super) async fn a_pod_moves_to_the_other_worker_with_its_data(stage: &mut St
         stage.run(&Pod::new(&pod).on(node).with("data")).await?;
         let read = stage.sh(&pod, "cat /data/visits 2>/dev/null || true").await?;
         ensure!(read.lines().count() == number, "on visit {number} the volume holds '{read}'");
-        stage.sh(&pod, &format!("echo {node} >> /data/visits && sync")).await?;
+        stage.sh(&pod, &format!("echo {node} >> /data/visits && sync /data/visits")).await?;
         let instance = stage.bed.node(node)?.instance.clone();
         let there: Vec<_> = volumes(stage).into_iter().map(|volume| volume.attached_to).collect();
         ensure!(there == [Some(instance)], "attached to {there:?}");
@@ -71,7 +71,7 @@ async fn writes(stage: &Stage<'_>, name: &str, node: &str) -> Result<()> {
     let found = stage.get(&format!("pod/{pod}")).await?;
     let at = text(&found, "/spec/nodeName");
     ensure!(at == node, "the pod is on {at} and was meant for {node}");
-    stage.sh(&pod, "echo kept > /data/file && sync").await.map(drop)
+    stage.sh(&pod, "echo kept > /data/file && sync /data/file").await.map(drop)
 }
 
 /// Waits until a pod runs on a node, and sees that it has what was written.
@@ -204,7 +204,7 @@ pub(super) async fn a_driver_whose_node_goes_on_ends_at_once(stage: &mut Stage<'
     let attached = attachments(stage.bed, &node).await?;
     ensure!(attached == 1, "{attached} volumes are attached");
     driver::is_ready(stage.bed).await?;
-    stage.sh("user", "echo on > /data/file && sync").await.map(drop)
+    stage.sh("user", "echo on > /data/file && sync /data/file").await.map(drop)
 }
 
 /// Vultr's cloud controller manager finds a node's instance by the provider's id, and the attacher by the CSINode.

@@ -19,7 +19,7 @@ const PODS: std::ops::RangeInclusive<usize> = 6..=10;
 const WRITER: &str = r"
 trap exit TERM
 while :; do
-    { cut -d . -f 1 /proc/uptime >> /steady/log && sync; } || echo failed >> /tmp/failures
+    { cut -d . -f 1 /proc/uptime >> /steady/log && sync /steady/log; } || echo failed >> /tmp/failures
     sleep 1
 done
 ";
@@ -65,7 +65,7 @@ async fn upgraded_under_load(stage: &Stage<'_>, next: &Next) -> Result<()> {
     let mut claimed = vec![stage.volume("steady").await?];
     for number in 0..made {
         let name = format!("load-{number}");
-        stage.sh(&name, &format!("echo here > /{name}/file && sync")).await?;
+        stage.sh(&name, &format!("echo here > /{name}/file && sync /{name}/file")).await?;
         claimed.push(stage.volume(&name).await?);
     }
     let mut there: Vec<_> = volumes(stage).into_iter().map(|volume| volume.id).collect();

@@ -13,7 +13,7 @@ pub(super) async fn an_ephemeral_volume_goes_with_its_pod(stage: &mut Stage<'_>)
     let template = json!({"spec": claim("scratch", CLASS, 10)["spec"]});
     let source = json!({"ephemeral": {"volumeClaimTemplate": template}});
     stage.run(&Pod::new("user").with_volume("scratch", source.clone())).await?;
-    stage.sh("user", "echo scratch > /scratch/file && sync && cat /scratch/file").await?;
+    stage.sh("user", "echo scratch > /scratch/file && sync /scratch/file && cat /scratch/file").await?;
     let volume = stage.volume("user-scratch").await?;
     stage.bed.cloud.volume(&volume)?;
     stage.end("user").await?;
@@ -38,7 +38,7 @@ pub(super) async fn a_stateful_set_keeps_each_pods_data(stage: &mut Stage<'_>) -
     stage.make(&[set()]).await?;
     is_rolled_out(stage).await?;
     for pod in pods() {
-        let write = format!("[ ! -e /data/file ] && echo {pod} > /data/file && sync");
+        let write = format!("[ ! -e /data/file ] && echo {pod} > /data/file && sync /data/file");
         stage.sh(&pod, &write).await?;
     }
     let before = identities(stage).await?;

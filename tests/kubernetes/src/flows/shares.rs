@@ -21,7 +21,8 @@ pub(super) async fn two_nodes_write_one_shared_volume_at_once(stage: &mut Stage<
         ensure!(mounted.split(' ').nth(2) == Some("virtiofs"), "{}: it is mounted as {mounted}", pod.name());
     }
     // Both at once, each into a file of its own
-    let write = |name: &str| format!("for i in $(seq 500); do echo {name} $i >> /shared/{name}; done; sync");
+    let write =
+        |name: &str| format!("for i in $(seq 500); do echo {name} $i >> /shared/{name}; done; sync /shared/{name}");
     let (one, two) = (write("one"), write("two"));
     tokio::try_join!(stage.sh("one", &one), stage.sh("two", &two))?;
     for (reader, name) in [("one", "two"), ("two", "one"), ("one", "one"), ("two", "two")] {

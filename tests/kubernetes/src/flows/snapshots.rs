@@ -22,10 +22,10 @@ async fn copies(stage: &Stage<'_>) -> Result<()> {
     let node = stage.first();
     stage.make(&[claim("data", XFS, 10)]).await?;
     stage.run(&Pod::new("source").on(&node).with("data")).await?;
-    stage.sh("source", "echo one > /data/file && sync").await?;
+    stage.sh("source", "echo one > /data/file && sync /data/file").await?;
     stage.make(&[snapshot("taken", "data")]).await?;
     is_ready(stage, "taken").await?;
-    stage.sh("source", "echo two > /data/file && sync").await?;
+    stage.sh("source", "echo two > /data/file && sync /data/file").await?;
     let of_snapshot = json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "taken"});
     let of_claim = json!({"kind": "PersistentVolumeClaim", "name": "data"});
     stage.make(&[copy("restored", 20, &of_snapshot), copy("cloned", 10, &of_claim)]).await?;
@@ -44,7 +44,7 @@ async fn copies(stage: &Stage<'_>) -> Result<()> {
     }
     // Each has its own from now on.
     for (pod, name) in [("source", "data"), ("copies", "restored"), ("copies", "cloned")] {
-        stage.sh(pod, &format!("echo of {name} > /{name}/file && sync")).await?;
+        stage.sh(pod, &format!("echo of {name} > /{name}/file && sync /{name}/file")).await?;
     }
     for (pod, name) in [("source", "data"), ("copies", "restored"), ("copies", "cloned")] {
         holds(stage, pod, name, &format!("of {name}")).await?;
