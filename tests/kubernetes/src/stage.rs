@@ -162,9 +162,13 @@ impl Stage<'_> {
 
     /// Waits until a pod runs; if it does not, the error tells what Kubernetes says of it.
     pub(crate) async fn runs(&self, pod: &str) -> Result<()> {
-        let waited =
-            self.bed.kubectl.wait(&["-n", &self.namespace, "--for=condition=Ready", &format!("pod/{pod}")], POD).await;
-        match waited {
+        self.runs_within(pod, POD).await
+    }
+
+    /// The same, for a pod that may take another time.
+    pub(crate) async fn runs_within(&self, pod: &str, within: Duration) -> Result<()> {
+        let ready = ["-n", &self.namespace, "--for=condition=Ready", &format!("pod/{pod}")];
+        match self.bed.kubectl.wait(&ready, within).await {
             Ok(()) => Ok(()),
             Err(error) => Err(error).context(self.events().await),
         }

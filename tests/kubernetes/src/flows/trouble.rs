@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use vultr_sim::{Fault, Operation, VolumeView, When};
 
 use crate::{
@@ -28,6 +28,12 @@ pub(super) async fn ten_claims_survive_the_death_of_the_controller(stage: &mut S
     let killed = killed_while_it_makes_volumes(stage, &controller).await;
     stage.bed.cloud.clear_faults();
     killed?;
+    // Until this is told, the one to be killed is told to be the one that is dead.
+    eventually("the controller is started again", POD, async || {
+        ensure!(driver::restarts(stage.bed, &controller).await? > before, "it is not");
+        Ok(())
+    })
+    .await?;
     eventually("the controller is killed while some of the volumes are attached", LONG, async || {
         let attached = volumes(stage).iter().filter(|volume| volume.attached_to.is_some()).count();
         ensure!(attached < TEN, Never(format!("all {attached} are attached")));
@@ -88,10 +94,7 @@ async fn make_ten(stage: &Stage<'_>) -> Result<()> {
 
 /// Waits until that pod runs, and sees that it has ten volumes, each its own, and that the cloud has no other.
 async fn ten_are_there(stage: &Stage<'_>) -> Result<()> {
-    let ready = stage.bed.kubectl.wait(&["-n", &stage.namespace, "--for=condition=Ready", "pod/ten"], LONG).await;
-    if let Err(error) = ready {
-        return Err(error).context(stage.events().await);
-    }
+    stage.runs_within("ten", LONG).await?;
     let mut claimed = Vec::new();
     for number in 0..TEN {
         claimed.push(stage.volume(&format!("data-{number}")).await?);
@@ -162,7 +165,8 @@ pub(super) async fn a_minute_without_the_cloud_is_made_up_for(stage: &mut Stage<
     stage.bed.cloud.listen(true).await?;
     without?;
 
-    stage.runs("new").await?;
+    // Whoever has tried in vain pauses longer each time.
+    stage.runs_within("new", LONG).await?;
     let new = stage.volume("new").await?;
     let instance = stage.bed.node(&node)?.instance.clone();
     eventually("only the new claim's volume is there, and attached", LONG, async || {
@@ -220,10 +224,7 @@ pub(super) async fn a_slow_cloud_gives_a_claim_its_volume_once(stage: &mut Stage
 
 async fn slowly(stage: &Stage<'_>) -> Result<()> {
     stage.make(&[claim("data", CLASS, 10), Pod::new("slow").on(&stage.first()).with("data").object]).await?;
-    let ready = stage.bed.kubectl.wait(&["-n", &stage.namespace, "--for=condition=Ready", "pod/slow"], LONG).await;
-    if let Err(error) = ready {
-        return Err(error).context(stage.events().await);
-    }
+    stage.runs_within("slow", LONG).await?;
     let claimed = stage.volume("data").await?;
     let made: Vec<_> = volumes(stage).into_iter().map(|volume| volume.id).collect();
     ensure!(made == [claimed], "the cloud has {made:?}");
