@@ -4,9 +4,12 @@ use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
-use crate::process::output;
+use crate::process::output_within;
+
+/// How long one command may take: more than any wait that it is told of, and a server that is stuck answers never.
+const COMMAND: Duration = Duration::from_secs(600);
 
 /// Kubernetes as an administrator of it.
 #[derive(Debug, Clone)]
@@ -30,7 +33,7 @@ impl Kubectl {
 
     /// Runs it and gives what it printed.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Result<String> {
-        output(&mut self.command(arguments)).await
+        output_within(COMMAND, &mut self.command(arguments)).await
     }
 
     /// One object or a list, such as `["pods", "-n", "default"]`.
@@ -59,9 +62,12 @@ impl Kubectl {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("kubectl cannot be started")?;
         let mut input = child.stdin.take().context("kubectl has no input")?;
-        input.write_all(manifest.as_bytes()).await?;
-        drop(input);
-        let output = child.wait_with_output().await?;
+        let told = async {
+            input.write_all(manifest.as_bytes()).await?;
+            drop(input);
+            child.wait_with_output().await
+        };
+        let output = timeout(COMMAND, told).await.with_context(|| format!("kubectl {arguments:?} is stuck"))??;
         let complaint = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "kubectl {arguments:?}: {}\n{manifest}", complaint.trim());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -1,6 +1,9 @@
 //! The nodes: the host itself, and virtual workers.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -10,11 +13,13 @@ use vultr_sim::Cache;
 use crate::{
     bed::Parts,
     network::{self, HOST},
-    process::{Processes, output},
+    process::{Processes, output, output_within},
 };
 
 /// The host's node.
 pub(crate) const HOST_NODE: &str = "host";
+/// How long a script may take on a node: all are short, and a machine that is stuck answers never.
+const SCRIPT: Duration = Duration::from_secs(300);
 
 /// Where a node is, and how one looks into it.
 #[derive(Debug, Clone)]
@@ -51,7 +56,9 @@ impl Node {
         let mut command = if self.is_virtual() {
             let mut command = Command::new("ssh");
             command.args(["-q", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
-            command.args(["-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10", "-i"]).arg(&self.key);
+            // A busy machine takes its time, and one that is gone says nothing.
+            command.args(["-o", "LogLevel=ERROR", "-o", "ConnectTimeout=60", "-o", "ServerAliveInterval=15", "-i"]);
+            command.arg(&self.key);
             command.arg(format!("root@{}", self.address)).arg(script);
             command
         } else {
@@ -59,7 +66,7 @@ impl Node {
             command.args(["-c", script]);
             command
         };
-        output(&mut command).await.with_context(|| format!("on {}", self.name))
+        output_within(SCRIPT, &mut command).await.with_context(|| format!("on {}", self.name))
     }
 }
 
@@ -154,7 +161,7 @@ state = "{state}"
     fs::write(home.join("containerd.toml"), containerd).await?;
     fs::write(home.join("cni/10-bed.conflist"), network::container_network(0, &show("cni-state"))).await?;
     processes.start("containerd", Command::new("containerd").args(["--config", &show("containerd.toml")]))?;
-    crate::eventually::eventually("containerd answers", std::time::Duration::from_secs(30), async || {
+    crate::eventually::eventually("containerd answers", Duration::from_secs(120), async || {
         processes.check("containerd")?;
         output(Command::new("ctr").args(["--address", &socket, "version"])).await
     })
@@ -237,7 +244,7 @@ pub(crate) async fn start_virtual(
     let virtiofsd = vultr_sim::virtiofsd(&told, &socket, Cache::AsItLikes).await;
     let mut virtiofsd = virtiofsd.context("Debian has virtiofsd in qemu-system-common")?;
     processes.start(&serve, &mut virtiofsd)?;
-    crate::eventually::eventually("virtiofsd listens", std::time::Duration::from_secs(10), async || {
+    crate::eventually::eventually("virtiofsd listens", Duration::from_secs(60), async || {
         processes.check(&serve)?;
         anyhow::ensure!(socket.exists(), "there is no socket");
         Ok(())

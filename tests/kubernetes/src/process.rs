@@ -18,6 +18,9 @@ use crate::eventually::Never;
 
 /// How long a process may take to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long any command may take. It is only there so that one that is stuck doesn't hold the bed for ever: the longest are
+/// those typed from a guide, which wait for minutes, several times.
+const LONGEST: Duration = Duration::from_secs(30 * 60);
 
 /// What runs, in the order in which it was started.
 #[derive(Debug)]
@@ -104,7 +107,13 @@ pub(crate) fn last_lines(file: &Path, count: usize) -> String {
 
 /// Runs a command to its end and gives what it printed; what it complained of is the error.
 pub(crate) async fn output(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
+    output_within(LONGEST, command).await
+}
+
+/// The same for a command that takes less time, or is stuck.
+pub(crate) async fn output_within(limit: Duration, command: &mut Command) -> Result<String> {
+    let output = tokio::time::timeout(limit, command.stdin(Stdio::null()).kill_on_drop(true).output()).await;
+    let output = output.with_context(|| format!("{:?} is stuck: {} s", command.as_std(), limit.as_secs()))?;
     let output = output.with_context(|| format!("{command:?} cannot be started"))?;
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);
