@@ -80,6 +80,8 @@ async fn run_inside(dir: &Path, host: &Path, told: &mut Told) -> Result<u8> {
         .arg(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .env(INSIDE, dir)
+        // kubectl keeps what it knows of a server by the server's address, and every bed's has the same.
+        .env("KUBECACHEDIR", dir.join("kubectl"))
         .env("PATH", std::env::join_paths(places)?)
         // It is told to end by the end of its input: a signal would have to find it there.
         .stdin(Stdio::piped())
