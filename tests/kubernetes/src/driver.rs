@@ -196,6 +196,24 @@ pub(crate) async fn node_pod(bed: &Bed, node: &str) -> Result<String> {
     Ok(text(ours.with_context(|| format!("the driver has no pod on {node}"))?, "/metadata/name").to_owned())
 }
 
+/// Waits until another pod of the driver than `pod` is ready on a node, and known there. Their set is as it was, so its
+/// rollout says nothing of that.
+pub(crate) async fn is_followed(bed: &Bed, node: &str, pod: &str) -> Result<()> {
+    eventually(&format!("another pod of the driver than {pod} is ready on {node}"), ROLLOUT, async || {
+        let next = node_pod(bed, node).await?;
+        ensure!(next != pod, "it is the one there");
+        let ready = ".status.conditions[?(@.type==\"Ready\")].status";
+        let ready = bed.kubectl.field(&["pod", "-n", NAMESPACE, &next], ready).await?;
+        ensure!(ready == "True", "{next} is not ready ({ready})");
+        // The CSINode may say so of the one before still.
+        let told = bed.kubectl.run(&["logs", "-n", NAMESPACE, &next]).await?;
+        ensure!(told.contains("registered with the kubelet"), "{next} is not registered:\n{told}");
+        Ok(())
+    })
+    .await?;
+    is_registered(bed, node).await
+}
+
 /// Kills the driver's process in a pod, as a crash would: by the node that the pod is on.
 pub(crate) async fn kill(bed: &Bed, pod: &str) -> Result<()> {
     let pod = bed.kubectl.get(&["pod", "-n", NAMESPACE, pod]).await?;
