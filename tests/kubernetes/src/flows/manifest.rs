@@ -1,16 +1,17 @@
 //! What is shipped, before the judge that it is written for.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::{bed::Bed, driver, stage::Stage};
 
-/// Settings that change more than a value in an object: the kubelet's folders of the README, two controllers, and the rest
-/// of what is optional.
-const SETTINGS: [&[&str]; 5] = [
+/// Settings that change more than a value in an object: the kubelet's folders of the README, two controllers, leases that
+/// their holders make, and the rest of what is optional.
+const SETTINGS: [&[&str]; 6] = [
     &[],
     &["kubeletDir=/var/lib/k0s/kubelet"],
     &["kubeletDir=/var/snap/microk8s/common/var/lib/kubelet"],
     &["controller.replicas=2"],
+    &["controller.replicas=2", "leases.made=components"],
     &[
         "node.startupTaint=block.csi.vultr.com/agent-not-ready",
         "node.metricsAddress=127.0.0.1",
@@ -29,7 +30,9 @@ pub(super) async fn the_manifest_is_valid_for_the_server(stage: &mut Stage<'_>) 
     is_valid(bed, &shipped).await?;
     let misspelt = shipped.replace("terminationGracePeriodSeconds", "terminationGraceSeconds");
     ensure!(misspelt != shipped, "the manifest has nothing to misspell");
-    ensure!(is_valid(bed, &misspelt).await.is_err(), "the server takes a field that there is not");
+    let refused = is_valid(bed, &misspelt).await.err().context("the server takes a field that there is not")?;
+    let refusal = "unknown field \"spec.template.spec.terminationGraceSeconds\"";
+    ensure!(refused.to_string().contains(refusal), "it refuses another field: {refused}");
     for settings in SETTINGS {
         is_valid(bed, &driver::rendered(bed, settings).await?).await?;
     }
