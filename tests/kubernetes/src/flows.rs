@@ -61,6 +61,7 @@ pub(crate) const ALL: &[Flow] = &[
     flow!(Any, OnHost, operations::an_upgrade_under_load_is_noticed_by_no_pod),
     flow!(Any, OnHost, helm::helm_installs_upgrades_and_uninstalls),
     flow!(Any, OnHost, manifest::the_manifest_is_valid_for_the_server),
+    flow!(Any, OnHost, manifest::without_snapshot_crds_it_is_installed_and_gives_volumes),
     flow!(Any, OnHost, lease::two_controllers_and_one_is_active),
     flow!(Any, OnWorkers, migration::a_cluster_of_vultrs_driver_comes_and_can_go_back),
     // The last, since it takes the driver away.

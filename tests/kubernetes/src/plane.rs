@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tokio::process::Command;
 
 use crate::{
@@ -87,19 +87,50 @@ pub(crate) async fn start(processes: &mut Processes, programs: &Path, dir: &Path
     processes.start("controller-manager", &mut command)?;
     processes.start("scheduler", Command::new(programs.join("kube-scheduler")).args(account("scheduler")))?;
 
-    let resources = programs.join("crds");
-    kubectl.run(&["apply", "-f", &resources.display().to_string()]).await?;
-    let mut command = Command::new(programs.join("snapshot-controller"));
-    command.arg(format!("--kubeconfig={}", key("admin.kubeconfig"))).arg("--v=2");
-    eventually("the snapshots' resources are there", Duration::from_secs(60), async || {
-        kubectl.run(&["get", "volumesnapshots,volumesnapshotclasses,volumesnapshotcontents", "-A"]).await
-    })
-    .await?;
-    processes.start("snapshot-controller", &mut command)?;
+    start_snapshots(processes, programs, dir, kubectl).await?;
     eventually("the default account is there", Duration::from_secs(120), async || {
         processes.check("controller-manager")?;
         kubectl.run(&["get", "serviceaccount", "default"]).await
     })
     .await?;
     Ok(())
+}
+
+/// The process that Kubernetes has for snapshots.
+const SNAPSHOTS: &str = "snapshot-controller";
+
+/// Where the manifests are of what it knows.
+fn snapshot_resources(programs: &Path) -> String {
+    programs.join("crds").display().to_string()
+}
+
+/// Brings Kubernetes its snapshots.
+pub(crate) async fn start_snapshots(
+    processes: &mut Processes,
+    programs: &Path,
+    dir: &Path,
+    kubectl: &Kubectl,
+) -> Result<()> {
+    kubectl.run(&["apply", "-f", &snapshot_resources(programs)]).await?;
+    eventually("the snapshots' resources are there", Duration::from_secs(60), async || {
+        kubectl.run(&["get", "volumesnapshots,volumesnapshotclasses,volumesnapshotcontents", "-A"]).await
+    })
+    .await?;
+    let mut command = Command::new(programs.join(SNAPSHOTS));
+    command.arg(format!("--kubeconfig={}", dir.join("keys/admin.kubeconfig").display())).arg("--v=2");
+    processes.start(SNAPSHOTS, &mut command)
+}
+
+/// Takes them away again, with every object of theirs, and waits until kubectl knows it.
+pub(crate) async fn end_snapshots(processes: &mut Processes, programs: &Path, kubectl: &Kubectl) -> Result<()> {
+    processes.end(SNAPSHOTS).await?;
+    let within = Duration::from_secs(120);
+    kubectl.delete(&["-f", &snapshot_resources(programs)], within).await?;
+    eventually("the snapshots' resources are gone", within, async || {
+        // It asks the server, and what kubectl remembers is that from then on.
+        let left = kubectl.run(&["api-resources", "--api-group=snapshot.storage.k8s.io", "-o", "name"]).await?;
+        ensure!(left.trim().is_empty(), "there are {left}");
+        Ok(())
+    })
+    .await
 }

@@ -121,7 +121,7 @@ pub(super) async fn taken_away_it_leaves_nothing(stage: &mut Stage<'_>) -> Resul
 }
 
 /// A claim becomes a pod, and both are taken away.
-async fn used(stage: &Stage<'_>, name: &str) -> Result<()> {
+pub(super) async fn used(stage: &Stage<'_>, name: &str) -> Result<()> {
     stage.make(&[claim(name, CLASS, 10)]).await?;
     stage.run(&Pod::new(name).on(&stage.first()).with(name)).await?;
     stage.end(name).await?;
