@@ -249,6 +249,14 @@ impl Stage<'_> {
         size.with_context(|| format!("df says {told}"))
     }
 
+    /// Looks that a claim still waits for its volume.
+    pub(crate) async fn is_pending(&self, claim: &str) -> Result<()> {
+        let found = self.get(&format!("pvc/{claim}")).await?;
+        let phase = text(&found, "/status/phase");
+        ensure!(phase == "Pending", "the claim {claim} is {phase} already");
+        Ok(())
+    }
+
     /// Waits until a claim is bound.
     pub(crate) async fn is_bound(&self, claim: &str) -> Result<()> {
         eventually(&format!("the claim {claim} is bound"), POD, async || {

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use vultr_sim::{Fault, Operation, When};
 
 use crate::{
-    bed::Bed,
+    bed::{Bed, text},
     driver::{self, CONTROLLER, NAMESPACE},
     eventually::eventually,
     stage::{POD, Pod, Stage, claim, class},
@@ -39,24 +39,32 @@ async fn two(stage: &mut Stage<'_>) -> Result<()> {
     let first = holder(stage.bed, LEASE).await?;
     works_in(stage.bed, &first).await?;
     let second = if first.ends_with("-0") { format!("{CONTROLLER}-1") } else { format!("{CONTROLLER}-0") };
-    let told = logs(stage.bed, &second).await?;
-    ensure!(told.contains(&format!("waiting for the lease {LEASE}")), "the one that waits does not say so:\n{told}");
+    // It is ready before it looks for the first time.
+    let told = eventually("the other one says that it waits", POD, async || {
+        let told = logs(stage.bed, &second).await?;
+        ensure!(told.contains(&format!("waiting for the lease {LEASE}")), "it says:\n{told}");
+        Ok(told)
+    })
+    .await?;
     ensure!(!told.contains("this is the active controller"), "both are active:\n{told}");
 
-    // The active one dies between a request for a volume and its answer, and its machine with it.
-    let before = creates(stage.bed);
-    stage.bed.cloud.add_fault(Fault::delay(Operation::CreateBlock, When::After, Duration::from_secs(600)).times(1));
+    // The active one dies between a request for a volume and its answer, for which the driver waits 30 s, and its machine
+    // with it. What takes time is done before.
+    driver::is_refused_nothing(stage.bed).await?;
     let mut immediate = class("immediate", &json!({}));
     immediate["volumeBindingMode"] = json!("Immediate");
-    stage.make(&[immediate, claim("data", "immediate", 10)]).await?;
+    stage.make(&[immediate]).await?;
+    cordon(stage.bed, "cordon").await?;
+    let before = creates(stage.bed);
+    stage.bed.cloud.add_fault(Fault::delay(Operation::CreateBlock, When::After, Duration::from_secs(600)).times(1));
+    stage.make(&[claim("data", "immediate", 10)]).await?;
     let volume = eventually("the cloud has the volume", POD, async || {
         let volumes = stage.bed.cloud.view().volumes;
         ensure!(volumes.len() == 1, "it has {}", volumes.len());
         Ok(volumes[0].id.clone())
     })
     .await?;
-    driver::is_refused_nothing(stage.bed).await?;
-    cordon(stage.bed, "cordon").await?;
+    stage.is_pending("data").await?;
     driver::kill(stage.bed, &first).await?;
     let died = Instant::now();
     stage.bed.kubectl.run(&["delete", "pod", "-n", NAMESPACE, &first, "--grace-period=0", "--force"]).await?;
@@ -85,15 +93,22 @@ async fn two(stage: &mut Stage<'_>) -> Result<()> {
     // and the successor in the pod that ends may be there before it looks.
     driver::rolled_out(stage.bed, &format!("statefulset/{CONTROLLER}")).await?;
     let ended = identity(stage.bed, LEASE).await?;
+    let dying = uid(stage.bed, &second).await?;
     stage.bed.kubectl.run(&["delete", "pod", "-n", NAMESPACE, &second, "--wait=false"]).await?;
     let left = Instant::now();
+    // As long as it renews the lease, nobody has told its process to end.
+    let (mut renewed, mut silent) = (Value::Null, left);
     let third = eventually(&format!("another than {ended} is the active one"), POD, async || {
-        let holder = identity(stage.bed, LEASE).await?;
-        ensure!(holder != ended, "it still is");
+        let mut lease = record(stage.bed, LEASE).await?;
+        let holder = text(&lease, "/holderIdentity").to_owned();
+        if holder == ended && lease["renewTime"] != renewed {
+            (renewed, silent) = (lease["renewTime"].take(), Instant::now());
+        }
+        ensure!(holder.starts_with(CONTROLLER) && holder != ended, "it names '{holder}'");
         Ok(pod_of(&holder))
     })
     .await?;
-    let taken = left.elapsed();
+    let (taken, silence) = (left.elapsed(), silent.elapsed());
     stage.make(&[claim("more", "immediate", 10)]).await?;
     stage.is_bound("more").await?;
     println!(
@@ -101,7 +116,14 @@ async fn two(stage: &mut Stage<'_>) -> Result<()> {
         taken.as_secs_f64(),
         left.elapsed().as_secs_f64()
     );
-    ensure!(taken < SILENCE, "the lease was given back, and still taken after {taken:?} only");
+    ensure!(silence < SILENCE, "the lease was given back, and still taken after {silence:?} only");
+    // Its successor has its name, by which alone the sidecars' leases know them.
+    eventually(&format!("the ended {second} is gone"), POD, async || {
+        let found = uid(stage.bed, &second).await?;
+        ensure!(found != dying, "it is there");
+        Ok(())
+    })
+    .await?;
     works_in(stage.bed, &third).await?;
     driver::rolled_out(stage.bed, &format!("statefulset/{CONTROLLER}")).await?;
     stage.end("user").await?;
@@ -141,14 +163,25 @@ async fn cordon(bed: &Bed, verb: &str) -> Result<()> {
     Ok(())
 }
 
+/// What a lease says.
+async fn record(bed: &Bed, lease: &str) -> Result<Value> {
+    Ok(bed.kubectl.get(&["lease", "-n", NAMESPACE, lease]).await?["spec"].take())
+}
+
 /// Who has a lease.
 async fn identity(bed: &Bed, lease: &str) -> Result<String> {
     eventually(&format!("somebody has the lease {lease}"), POD, async || {
-        let identity = bed.kubectl.field(&["lease", "-n", NAMESPACE, lease], ".spec.holderIdentity").await?;
+        let record = record(bed, lease).await?;
+        let identity = text(&record, "/holderIdentity");
         ensure!(identity.starts_with(CONTROLLER), "it names '{identity}'");
-        Ok(identity)
+        Ok(identity.to_owned())
     })
     .await
+}
+
+/// A controller's pod, and no other of its name; empty if there is none.
+async fn uid(bed: &Bed, pod: &str) -> Result<String> {
+    bed.kubectl.field(&["pod", "-n", NAMESPACE, pod, "--ignore-not-found"], ".metadata.uid").await
 }
 
 /// The pod of who has a lease: the driver's names are followed by what tells one process of a pod from the next.
@@ -171,12 +204,19 @@ async fn passes_to(bed: &Bed, pod: &str) -> Result<()> {
     .await
 }
 
-/// Waits until the sidecars of `pod` are those that work.
+/// Waits until the sidecars of `pod` are those that work: each is named by its lease, and renews it.
 async fn works_in(bed: &Bed, pod: &str) -> Result<()> {
+    // What is written now may be an earlier pod's of the same name.
+    let mut before = Vec::new();
     for lease in SIDECARS {
+        before.push((lease, record(bed, lease).await?));
+    }
+    for (lease, before) in before {
         eventually(&format!("{pod} has the lease {lease}"), POD, async || {
-            let holder = holder(bed, lease).await?;
+            let record = record(bed, lease).await?;
+            let holder = pod_of(text(&record, "/holderIdentity"));
             ensure!(holder == pod, "{holder} has it");
+            ensure!(record["renewTime"] != before["renewTime"], "it does not renew it: {record}");
             Ok(())
         })
         .await?;
