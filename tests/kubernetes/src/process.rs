@@ -47,8 +47,22 @@ impl Processes {
 
     /// Starts `command` as `name`. It dies with the bed.
     pub(crate) fn start(&mut self, name: &str, command: &mut Command) -> Result<()> {
-        let log = File::options().create(true).append(true).open(self.log(name))?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        let log = self.open(name)?;
+        self.start_into(name, command, log.try_clone()?, log)
+    }
+
+    /// The same, with a log for what it complains of, so that only its output is in its own.
+    pub(crate) fn start_to_be_read(&mut self, name: &str, command: &mut Command) -> Result<()> {
+        let (log, complaints) = (self.open(name)?, self.open(&format!("{name}-complaints"))?);
+        self.start_into(name, command, log, complaints)
+    }
+
+    fn open(&self, name: &str) -> Result<File> {
+        Ok(File::options().create(true).append(true).open(self.log(name))?)
+    }
+
+    fn start_into(&mut self, name: &str, command: &mut Command, log: File, complaints: File) -> Result<()> {
+        command.stdin(Stdio::null()).stdout(log).stderr(complaints).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("{name} cannot be started: {command:?}"))?;
         self.running.push((name.to_owned(), child));
         Ok(())

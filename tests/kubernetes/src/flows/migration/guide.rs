@@ -39,7 +39,7 @@ pub(super) fn watch(bed: &mut Bed) -> Result<()> {
         // Another showing's
         std::fs::remove_file(log)?;
     }
-    bed.processes.start(WATCH, &mut command)
+    bed.processes.start_to_be_read(WATCH, &mut command)
 }
 
 /// Looks that at no moment pods of both ran.
