@@ -314,10 +314,20 @@ pub(crate) async fn is_refused_nothing(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-/// Takes the driver away as its README says.
+/// Takes the driver away as its README says, and waits until its pods have ended, too: sets that are gone leave them behind
+/// for a while.
 pub(crate) async fn uninstall(bed: &Bed) -> Result<()> {
     let manifest = bed.parts.repository.join("deploy/kubernetes.yaml");
-    bed.kubectl.delete(&["-f", &manifest.display().to_string()], ROLLOUT).await
+    bed.kubectl.delete(&["-f", &manifest.display().to_string()], ROLLOUT).await?;
+    have_ended(bed, [CONTROLLER, NODE]).await
+}
+
+/// Waits until the pods of these sets have ended.
+pub(crate) async fn have_ended(bed: &Bed, sets: [&str; 2]) -> Result<()> {
+    for set in sets {
+        bed.kubectl.wait(&["-n", NAMESPACE, "--for=delete", "pod", "-l", &format!("app={set}")], ROLLOUT).await?;
+    }
+    Ok(())
 }
 
 /// The documents of a manifest, as Kubernetes reads them.

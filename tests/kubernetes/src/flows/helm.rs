@@ -34,13 +34,17 @@ async fn by_helm(stage: &Stage<'_>, folder: &Path, next: &Next) -> Result<()> {
     driver::uninstall(bed).await?;
     nothing_is_left(bed, &KEPT).await?;
 
-    types(bed, &bed.parts.repository, &said(bed, "helm install")?).await?;
+    let helm = driver::helm(bed).await?;
+    types(bed, &helm, &bed.parts.repository, &said(bed, "helm install")?).await?;
     driver::is_ready(bed).await?;
     driver::runs_image(bed, &next.shipped_image).await?;
     let first = rendered_by_helm(bed).await?;
     let before = is_written(stage).await?;
 
-    // An upgrade in the middle of a creation: the cloud has the volume, and doesn't say so in time.
+    // An upgrade in the middle of a creation: the cloud has the volume, and doesn't say so in time. The driver waits 30 s for
+    // that, so what takes time is done before.
+    next_chart(bed, folder, next)?;
+    let upgrade = format!("{} --set logLevel=debug", said(bed, "helm upgrade")?);
     bed.cloud.add_fault(Fault::delay(Operation::CreateBlock, When::After, Duration::from_secs(600)).times(1));
     let node = stage.first();
     stage.make(&[claim("midway", CLASS, 10), Pod::new("midway").on(&node).with("midway").object]).await?;
@@ -50,9 +54,8 @@ async fn by_helm(stage: &Stage<'_>, folder: &Path, next: &Next) -> Result<()> {
         Ok(())
     })
     .await?;
-    next_chart(bed, folder, next)?;
-    let upgrade = format!("{} --set logLevel=debug", said(bed, "helm upgrade")?);
-    types(bed, folder, &upgrade).await?;
+    stage.is_pending("midway").await?;
+    types(bed, &helm, folder, &upgrade).await?;
     driver::is_ready(bed).await?;
     driver::runs_image(bed, &next.image).await?;
     log_at(bed, Some("debug")).await?;
@@ -65,7 +68,7 @@ async fn by_helm(stage: &Stage<'_>, folder: &Path, next: &Next) -> Result<()> {
     let kept = rendered_by_helm(bed).await?;
     ensure!(kept == first, "the release had {first:?}, and after the upgrade it has {kept:?}");
 
-    types(bed, folder, &format!("helm rollback cloud-block-csi 1 --namespace {NAMESPACE}")).await?;
+    types(bed, &helm, folder, &format!("helm rollback cloud-block-csi 1 --namespace {NAMESPACE}")).await?;
     driver::is_ready(bed).await?;
     driver::runs_image(bed, &next.shipped_image).await?;
     log_at(bed, None).await?;
@@ -81,7 +84,7 @@ async fn by_helm(stage: &Stage<'_>, folder: &Path, next: &Next) -> Result<()> {
     no_volume_is_left(bed).await?;
     let found = named_after_it(bed).await?;
     ensure!(found.iter().any(|object| object.contains("sh.helm.release")), "no release is among {found:?}");
-    types(bed, folder, &said(bed, "helm uninstall")?).await?;
+    types(bed, &helm, folder, &said(bed, "helm uninstall")?).await?;
     nothing_is_left(bed, &KEPT).await
 }
 
@@ -90,10 +93,8 @@ async fn restore(stage: &Stage<'_>, folder: &Path) -> Result<()> {
     let bed = &*stage.bed;
     bed.cloud.clear_faults();
     let uninstall = format!("{} --ignore-not-found --wait", said(bed, "helm uninstall")?);
-    types(bed, &bed.parts.repository, &uninstall).await?;
-    for app in [CONTROLLER, NODE] {
-        bed.kubectl.wait(&["-n", NAMESPACE, "--for=delete", "pod", "-l", &format!("app={app}")], 2 * POD).await?;
-    }
+    types(bed, &driver::helm(bed).await?, &bed.parts.repository, &uninstall).await?;
+    driver::have_ended(bed, [CONTROLLER, NODE]).await?;
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
@@ -110,8 +111,7 @@ fn said(bed: &Bed, words: &str) -> Result<String> {
 }
 
 /// Types a command that needs Helm, which has nothing of whoever runs this.
-async fn types(bed: &Bed, folder: &Path, command: &str) -> Result<()> {
-    let helm = driver::helm(bed).await?;
+async fn types(bed: &Bed, helm: &Path, folder: &Path, command: &str) -> Result<()> {
     let tools = helm.parent().context("Helm is in no folder")?;
     let home = bed.dir.join("helm-home");
     let own = format!("export HELM_CACHE_HOME={0} HELM_CONFIG_HOME={0} HELM_DATA_HOME={0}", home.display());

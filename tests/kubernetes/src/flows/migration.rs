@@ -14,7 +14,7 @@ use vultr_sim::{Fault, Operation, When};
 
 use crate::{
     bed::{Bed, text},
-    driver::{self, NAMESPACE},
+    driver,
     eventually::eventually,
     stage::{CLASS, POD, Pod, Stage, claim},
 };
@@ -33,7 +33,10 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     old_cluster(stage, folder).await?;
     let (first, second) = (stage.first(), stage.second().unwrap_or_else(|_| stage.first()));
     guide::watch(stage.bed)?;
-    // The old driver is in the middle of a creation, too.
+    let checks = guide::blocks(stage.bed, "check")?;
+    guide::follow(stage.bed, folder, &checks[0]).await?;
+    let steps = guide::blocks(stage.bed, "migrate")?;
+    // The old driver is in the middle of a creation, too, for whose answer it waits 30 s.
     stage.bed.cloud.add_fault(Fault::delay(Operation::CreateBlock, When::After, Duration::from_secs(600)).times(1));
     stage.make(&[claim("midway", CLASS, 10)]).await?;
     let midway = eventually("the cloud has the fourth volume", POD, async || {
@@ -43,10 +46,9 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     })
     .await?;
     let before = guide::objects(stage, "midway").await?;
-    let checks = guide::blocks(stage.bed, "check")?;
-    guide::follow(stage.bed, folder, &checks[0]).await?;
-    for block in guide::blocks(stage.bed, "migrate")? {
-        guide::follow(stage.bed, folder, &block).await?;
+    stage.is_pending("midway").await?;
+    for step in &steps {
+        guide::follow(stage.bed, folder, step).await?;
     }
     driver::is_ready(stage.bed).await?;
     old::is_gone(stage.bed).await?;
@@ -150,9 +152,7 @@ async fn restore(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     bed.cloud.clear_faults();
     if manifest(folder).exists() {
         bed.kubectl.delete(&["-f", &manifest(folder).display().to_string()], POD).await?;
-        for app in [old::CONTROLLER, old::NODE] {
-            bed.kubectl.wait(&["-n", NAMESPACE, "--for=delete", "pod", "-l", &format!("app={app}")], POD).await?;
-        }
+        driver::have_ended(bed, [old::CONTROLLER, old::NODE]).await?;
     }
     if folder.exists() {
         tokio::fs::remove_dir_all(folder).await?;
