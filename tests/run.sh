@@ -21,17 +21,48 @@ mkdir -p "$logs"
 : >"$failures"
 passed=0 failed=0 skipped=0
 summary=()
-made=
-declare -A beds=() since=()
+made='' image=''
+declare -A jobs=() since=()
 
+log_of() { echo "$logs/${1//[^a-z0-9.-]/-}.log"; }
 # section NAME COUNTER COMMAND...: runs the command, shows its output, and lets the counter read it.
 section() {
     local name=$1 counter=$2 began=$SECONDS log
+    log=$(log_of "$name")
     shift 2
-    log=$logs/${name//[^a-z0-9.-]/-}.log
     printf '\n=== %s\n' "$name"
     "$@" 2>&1 | tee "$log"
     account "$name" "$counter" "$log" "${PIPESTATUS[0]}" $((SECONDS - began))
+}
+# start NAME COMMAND...: the same in the background, beside what comes next; shown and counted by finish
+start() {
+    local name=$1 log
+    log=$(log_of "$name")
+    shift
+    # Here, and not by the command, which may come later than who reads it
+    : >"$log"
+    "$@" >>"$log" 2>&1 &
+    jobs[$name]=$! since[$name]=$(date +%s)
+}
+# They hear it, and take away what they made.
+trap '[ "${#jobs[@]}" = 0 ] || { kill "${jobs[@]}" 2>/dev/null; wait "${jobs[@]}"; }' EXIT
+# finish NAME COUNTER: shows what was started until it ends. It took the time until its last line.
+finish() {
+    local log status=0 shown began
+    [ -n "${jobs[$1]:-}" ] || return 0
+    log=$(log_of "$1") began=${since[$1]}
+    printf '\n=== %s\n' "$1"
+    # Not until a process of that number ends: it may have ended long ago, and its number be another's.
+    tail -n +1 -f "$log" &
+    shown=$!
+    wait "${jobs[$1]}" || status=$?
+    # In these quotes bash takes the name as it is, with its spaces and apostrophes.
+    unset 'jobs[$1]'
+    # It looks once a second.
+    sleep 2
+    kill "$shown"
+    wait "$shown" 2>/dev/null
+    account "$1" "$2" "$log" "$status" $(($(stat -c %Y "$log") - began))
 }
 # account NAME COUNTER LOG STATUS SECONDS: adds up what the counter reads in the log, which prints "passed failed skipped".
 # A command that fails without a counted failure counts as one.
@@ -182,22 +213,32 @@ count_bed() {
     awk '/^(kubernetes|suite): [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ { p += $2; f += $4; s += $6 }
         END { print p + 0, f + 0, s + 0 }' "$1"
 }
-# kubernetes_is_made: makes, once, what the bed needs; says what is missing as a section of its own
-kubernetes_is_made() {
+# begin_making: makes, once and in the background, what the bed needs; says what is missing as a section of its own. Of the
+# image one compiler's end is the most, which keeps one processor busy.
+begin_making() {
     local reason
-    [ -z "$made" ] || { [ "$made" = yes ]; return; }
+    [ -z "$made" ] || return 0
     made=no
-    [ "$(uname -sm)" = "Linux x86_64" ] || { skip "kubernetes" "its workers are x86-64 Linux machines"; return 1; }
+    [ "$(uname -sm)" = "Linux x86_64" ] || { skip "kubernetes" "its workers are x86-64 Linux machines"; return; }
     reason=$(tests/kubernetes/image.sh --possible)
-    [ $? != 69 ] || { skip "kubernetes" "${reason##*$'\n'}"; return 1; }
-    section "kubernetes, what it is made of" count_check tests/root.sh tests/kubernetes/prepare.sh
-    section "kubernetes, the driver's image" count_image tests/root.sh tests/kubernetes/image.sh
-    image=$(tail -n 1 "$logs/kubernetes--the-driver-s-image.log")
+    [ $? != 69 ] || { skip "kubernetes" "${reason##*$'\n'}"; return; }
+    made=soon
+    start "kubernetes, what it is made of" tests/root.sh tests/kubernetes/prepare.sh
+    start "kubernetes, the driver's image" tests/root.sh tests/kubernetes/image.sh
+}
+kubernetes_is_made() {
+    begin_making
+    [ "$made" = soon ] || { [ "$made" = yes ]; return; }
+    made=no
     cargo build --workspace --all-targets || { section "build" count_check false; return 1; }
+    finish "kubernetes, what it is made of" count_check
+    finish "kubernetes, the driver's image" count_image
+    image=$(tail -n 1 "$(log_of "kubernetes, the driver's image")")
     made=yes
 }
 # begin host|virtual: a bed in the background, unless it runs already. Beds wait for most of their time, so they run beside
 # each other and beside other tests. Flows by name are the workers' alone.
+declare -rA BEDS=([host]="kubernetes on the host" [virtual]="kubernetes on two workers")
 begin() {
     local flows=${FLOWS:-some} suite=none
     case "$1 $flows" in
@@ -205,40 +246,21 @@ begin() {
         host*) return 0 ;;
         "virtual all") suite=all ;;
     esac
-    [ -z "${beds[$1]:-}" ] && kubernetes_is_made || return 0
-    # Here, and not by the bed, which may come later than who reads it
-    : >"$logs/bed-$1.log"
-    tests/root.sh "$bins/kubernetes-bed" --on "$1" --image "$image" --flows "$flows" --suite "$suite" \
-        >>"$logs/bed-$1.log" 2>&1 &
-    beds[$1]=$! since[$1]=$(date +%s)
-}
-# They hear it, and take away what they made.
-trap '[ "${#beds[@]}" = 0 ] || { kill "${beds[@]}" 2>/dev/null; wait "${beds[@]}"; }' EXIT
-# end host|virtual NAME: shows what a bed prints until it ends, as a section of that name. It took the time until its last line.
-end() {
-    local log=$logs/bed-$1.log status=0 shown
-    [ -n "${beds[$1]:-}" ] || return 0
-    printf '\n=== %s\n' "$2"
-    # Not until a process of that number ends: it may have ended long ago, and its number be another's.
-    tail -n +1 -f "$log" &
-    shown=$!
-    wait "${beds[$1]}" || status=$?
-    unset "beds[$1]"
-    # It looks once a second.
-    sleep 2
-    kill "$shown"
-    wait "$shown" 2>/dev/null
-    account "$2" count_bed "$log" "$status" $(($(stat -c %Y "$log") - since[$1]))
+    [ -z "${jobs[${BEDS[$1]}]:-}" ] && kubernetes_is_made || return 0
+    start "${BEDS[$1]}" \
+        tests/root.sh "$bins/kubernetes-bed" --on "$1" --image "$image" --flows "$flows" --suite "$suite"
 }
 kubernetes() {
     begin host
     begin virtual
-    end virtual "kubernetes on two workers"
-    end host "kubernetes on the host"
+    finish "${BEDS[virtual]}" count_bed
+    finish "${BEDS[host]}" count_bed
 }
 
-# Where all is run, the host's bed runs beside the tests that wait for disks, and the workers' beside the rest.
+# Where all is run, what the beds need is made beside the lints, the host's bed runs beside the tests that wait for disks, and
+# the workers' beside the rest.
 case " $* " in *" unit "*"kubernetes "*) beside=yes ;; *) beside= ;; esac
+[ -z "$beside" ] || begin_making
 for part in "$@"; do
     case $part in
         unit)
