@@ -82,7 +82,8 @@ TEXT
 # What runs before this one left when they were cut off
 b rm --all >/dev/null
 made_of=$( (declare -f make_base; echo "$driver") | sha256sum | cut -c 1-16)
-if ! b images --quiet --filter "label=made-of=$made_of" 2>/dev/null | grep -q .; then make_base "$made_of"; fi
+found=$(b images --quiet --filter "label=made-of=$made_of")
+[ -n "$found" ] || make_base "$made_of"
 
 # Not by --platform, for which buildah would look for a base image of that architecture: the base runs here.
 build=(build --signature-policy "$cache/policy.json" --pull-never --layers --file Dockerfile --build-arg "TARGETARCH=$arch")
