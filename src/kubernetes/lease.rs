@@ -11,8 +11,8 @@
 //! and whoever deletes the record by hand while a new controller starts has two of them until the old one's next
 //! renewal (2 s).
 //!
-//! Whoever waits serves no socket, so that the sidecars of its pod, which wait for that, wait with it. A socket file that
-//! an earlier process of the pod left refuses connections, and is replaced when this one becomes the active one.
+//! Whoever waits says to Probe that it is not ready, so that the sidecars of its pod, which ask that first and again and
+//! again, wait with it. (Where no socket is there they give up after 30 s: csi-lib-utils 0.24.)
 
 mod held;
 
@@ -46,6 +46,8 @@ const LEASE: Duration = Duration::from_secs(15);
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// How often it renews, and how often the others look.
 const RETRY: Duration = Duration::from_secs(2);
+/// The duration that a record has which was given back, in seconds: as client-go writes it, the least that the API allows.
+const GIVEN_BACK: i32 = 1;
 /// How long one attempt may take; client-go takes half of the deadline as well.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
@@ -159,7 +161,11 @@ impl Lease {
         let transitions = found.lease_transitions.unwrap_or_default();
         // Where an answer was lost, the holder may be this very process.
         let is_mine = found.holder_identity.as_ref() == Some(&self.me);
-        if seen.as_ref().is_none_or(|last| last.record != found) {
+        // Somebody wrote an empty record over it (`kubectl replace`): its holder finds that out with its next renewal.
+        let is_emptied = found.holder_identity.as_deref().unwrap_or_default().is_empty()
+            && found.lease_duration_seconds != Some(GIVEN_BACK)
+            && seen.as_ref().is_some_and(|last| !last.is_free());
+        if !is_emptied && seen.as_ref().is_none_or(|last| last.record != found) {
             // The time runs from now, after the answer: never too early.
             *seen = Some(Seen { record: found, since: Instant::now() });
         }

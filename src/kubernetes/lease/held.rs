@@ -7,7 +7,7 @@ use kube::api::PostParams;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::{ATTEMPT, Attempt, LEASE, Lease, RENEW_DEADLINE, RETRY, no_answer};
+use super::{ATTEMPT, Attempt, GIVEN_BACK, LEASE, Lease, RENEW_DEADLINE, RETRY, no_answer};
 use crate::kubernetes::{status, told};
 
 /// A lease that this process has.
@@ -143,8 +143,7 @@ impl Held {
         let mut record = self.record.clone();
         if let Some(spec) = &mut record.spec {
             spec.holder_identity = None;
-            // As client-go writes it: the least that the API allows.
-            spec.lease_duration_seconds = Some(1);
+            spec.lease_duration_seconds = Some(GIVEN_BACK);
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         }
         self.replace(record).await.map(drop).map_err(|error| NotRenewed::Unknown(told(&error)))

@@ -90,6 +90,24 @@ async fn a_holder_that_dies_is_waited_for_fifteen_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_that_somebody_emptied_is_not_taken_before_its_holder_has_ended() {
+    let sim = KubeSim::default();
+    let (mut first, fence) = acquired(&sim, "pod-a").await;
+    let (second, mut stands) = Contender::new(&sim, "pod-b").waits();
+    tokio::select! {
+        lost = first.keep() => panic!("{lost}"),
+        told = stands.wait_for(|told| told.contains("held by pod-a")) => drop(told.unwrap()),
+    }
+    sim.put(PATH, serde_json::json!({ "metadata": {}, "spec": {} }));
+    // Its machine is busy: it does not renew, and may still send.
+    let emptied = Instant::now();
+    let (_held, new) = second.await.unwrap();
+    assert!(emptied.elapsed() >= RENEW_DEADLINE, "taken {:?} after it was emptied", emptied.elapsed());
+    assert!(!fence.is_open() && new.is_open());
+    assert!(first.keep().await.contains("lease active"), "it ends");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_is_given_back_is_taken_at_once() {
     let sim = KubeSim::default();
     let (mut first, fence) = acquired(&sim, "pod-a").await;
