@@ -34,14 +34,17 @@ mod socket;
 pub mod telemetry;
 pub mod volume;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tracing::{info, warn};
 
 use crate::{
-    cloud::{Account, fence::Fence, pace::Pace, token::TokenFile},
+    cloud::{Account, Cloud, Profile, fence::Fence, pace::Pace, token::TokenFile},
     config::{Config, ControllerConfig, NodeConfig, TaintConfig},
     controller::{Controller, HomeRegion, Setting},
     kubernetes::{
@@ -69,8 +72,8 @@ pub enum RunError {
 
 /// Serves what `config` asks for until `shutdown` comes, then ends what is in flight and returns.
 ///
-/// Where it needs a lease, it serves nothing but its health until it has it; when it loses it, it returns at once, and
-/// nothing more goes out to the cloud.
+/// Where it needs a lease, it does nothing until it has it but say that it is not ready; when it loses it, it returns at
+/// once, and nothing more goes out to the cloud.
 ///
 /// # Errors
 /// What keeps it from starting, or from ending in order.
@@ -96,28 +99,27 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         None => None,
     };
     let fence = Fence::default();
-    let mut lease = None;
-    if let Some(name) = &config.lease {
-        let wanted = wanted_lease(name.clone(), fence.clone()).await?;
-        tokio::select! {
-            biased;
-            () = &mut shutdown => return Ok(()),
-            held = wanted.acquire(&standing) => lease = Some(held),
-        }
-        standing.send_replace("starting".to_owned());
-    }
+    let wanted = match &config.lease {
+        Some(name) => Some(wanted_lease(name.clone(), fence.clone()).await?),
+        None => None,
+    };
+    let mut standby = None;
     if let (Some(settings), Some(token)) = (&config.controller, token) {
         let pace = Pace::new(settings.requests_per_second, config.profile.requests_per_second);
         let api_url = settings.api_url.clone();
         let account = Account { api_url, token, pace, metrics: metrics.clone(), fence };
-        metrics.is_active();
-        serve_controller(&mut services, &config, settings, account, &tasks)?;
+        standby = Some(Standby::new(&mut services, &config, settings, account)?);
     }
+    let begin = |identity| {
+        if let Some(standby) = standby {
+            standby.begin(identity, &tasks);
+        }
+    };
     if let Some(settings) = &config.node {
         tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
-            begun = serve_node(&mut services, &config, settings, &metrics, &tasks) => begun?,
+            served = serve_node(&mut services, &config, settings, &metrics, &tasks) => served?,
         }
     }
     // A controller has started when it has asked for the account once.
@@ -125,11 +127,27 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         services.identity.started();
     }
     let grace = config.grace.saturating_sub(config::LAST_OF_GRACE);
-    let serving = server::serve(&config.endpoint, services, registration.as_ref(), &tasks, grace, shutdown);
-    match lease {
-        None => serving.await,
-        Some(lease) => serve_while(lease, serving).await,
-    }
+    let identity = services.identity.clone();
+    let told_to_end = CancellationToken::new();
+    let told = async {
+        shutdown.await;
+        told_to_end.cancel();
+    };
+    let mut serving = pin!(server::serve(&config.endpoint, services, registration.as_ref(), &tasks, grace, told));
+    let Some(wanted) = wanted else {
+        begin(identity);
+        return serving.await;
+    };
+    let lease = tokio::select! {
+        biased;
+        served = &mut serving => return served,
+        // Who is about to end takes no lease.
+        () = told_to_end.cancelled() => return serving.await,
+        held = wanted.acquire(&standing) => held,
+    };
+    standing.send_replace("starting".to_owned());
+    begin(identity);
+    serve_while(lease, serving).await
 }
 
 /// The lease `name`, not yet held.
@@ -156,33 +174,52 @@ async fn serve_while(mut lease: Held, serving: impl Future<Output = Result<(), R
     }
 }
 
-fn serve_controller(
-    services: &mut server::Services,
-    config: &Config,
-    settings: &ControllerConfig,
-    account: Account,
-    tasks: &TaskTracker,
-) -> Result<(), RunError> {
-    let metrics = account.metrics.clone();
-    let cloud = (config.profile.connect)(account).map_err(RunError::Failed)?;
-    let home = HomeRegion::new(config.region.clone(), config.profile, config.metadata_url.clone());
-    let setting = Setting { home, cluster: settings.cluster.clone(), metrics: metrics.clone() };
-    let controller = Controller::new(cloud, setting, tasks.clone());
-    services.identity = services.identity.clone().with_controller(controller.has_snapshots());
-    let (starting, ready) = (controller.clone(), services.identity.clone());
-    // The start is complete when the account has been asked for once; what the cloud answered is no matter of life.
-    tokio::spawn(async move {
-        // Nor does a silent cloud keep the start from ending: a liveness probe would only restart us into the same.
-        if tokio::time::timeout(START, starting.start()).await.is_err() {
-            warn!("the account is not listed yet; the first create does it");
-        }
-        ready.started();
-    });
-    let (cleaning, looking_back) = (controller.clone(), controller.clone());
-    tokio::spawn(async move { cleaning.keep_clean().await });
-    tokio::spawn(async move { looking_back.look_back().await });
-    services.controller = Some(rpc::ControllerService::new(controller, config.profile, metrics));
-    Ok(())
+/// A controller that may not work yet.
+struct Standby {
+    cloud: Arc<dyn Cloud>,
+    setting: Setting,
+    profile: &'static Profile,
+    service: server::Soon,
+}
+
+impl Standby {
+    /// Is served from now on, and asks nothing of the cloud.
+    fn new(
+        services: &mut server::Services,
+        config: &Config,
+        settings: &ControllerConfig,
+        account: Account,
+    ) -> Result<Self, RunError> {
+        let metrics = account.metrics.clone();
+        let cloud = (config.profile.connect)(account).map_err(RunError::Failed)?;
+        let home = HomeRegion::new(config.region.clone(), config.profile, config.metadata_url.clone());
+        let setting = Setting { home, cluster: settings.cluster.clone(), metrics };
+        let service = server::Soon::default();
+        services.identity = services.identity.clone().with_controller(cloud.snapshots().is_some());
+        services.controller = Some(service.clone());
+        Ok(Self { cloud, setting, profile: config.profile, service })
+    }
+
+    /// Works from now on. What it has to know of those before it, it counts from here.
+    fn begin(self, identity: rpc::Identity, tasks: &TaskTracker) {
+        let Self { cloud, setting, profile, service } = self;
+        let metrics = setting.metrics.clone();
+        metrics.is_active();
+        let controller = Controller::new(cloud, setting, tasks.clone());
+        let starting = controller.clone();
+        // The start is complete when the account has been asked for once; what the cloud answered is no matter of life.
+        tokio::spawn(async move {
+            // Nor does a silent cloud keep the start from ending: a liveness probe would only restart us into the same.
+            if tokio::time::timeout(START, starting.start()).await.is_err() {
+                warn!("the account is not listed yet; the first create does it");
+            }
+            identity.started();
+        });
+        let (cleaning, looking_back) = (controller.clone(), controller.clone());
+        tokio::spawn(async move { cleaning.keep_clean().await });
+        tokio::spawn(async move { looking_back.look_back().await });
+        service.is(rpc::ControllerService::new(controller, profile, metrics));
+    }
 }
 
 async fn serve_node(

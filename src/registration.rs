@@ -40,8 +40,6 @@ const UNASKED: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How often it is looked whether the socket is still there.
-const LOOK: Duration = Duration::from_secs(10);
 
 /// What the kubelet has said of the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +122,7 @@ impl Registration {
                     format!("the registration socket ended by itself: {ended:?}")
                 }
                 never = self.warn_if_unasked() => match never {},
-                () = removed(&file) => {
+                () = file.removed() => {
                     "somebody removed the registration socket, for which the kubelet forgets the driver".to_owned()
                 }
                 why = self.refused_for(&mut pause) => why,
@@ -168,16 +166,6 @@ impl Registration {
     }
 }
 
-/// Returns when a socket's file is not there any more.
-async fn removed(file: &SocketFile) {
-    loop {
-        sleep(LOOK).await;
-        if !file.is_there() {
-            return;
-        }
-    }
-}
-
 #[tonic::async_trait]
 impl registration_server::Registration for Registration {
     async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
@@ -207,6 +195,7 @@ mod tests {
     use tonic::transport::{Channel, Endpoint};
 
     use super::{wire::registration_client::RegistrationClient, *};
+    use crate::socket::LOOK;
 
     /// Of the paused clock.
     async fn moment() {

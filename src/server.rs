@@ -1,10 +1,24 @@
 //! The gRPC socket: how it is taken, served and left.
 
-use std::{future::Future, io, path::Path, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    path::Path,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::TaskTracker;
-use tonic::transport::Server;
+use tonic::{
+    Status,
+    body::Body,
+    codegen::{BoxFuture, Service, http},
+    server::NamedService,
+    transport::Server,
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -25,9 +39,44 @@ pub struct Services {
     /// Always.
     pub identity: Identity,
     /// On the controller.
-    pub controller: Option<ControllerService>,
+    pub controller: Option<Soon>,
     /// On a node.
     pub node: Option<NodeService>,
+}
+
+/// The Controller service from when it may work, and until then one that is UNAVAILABLE. The official sidecars ask Probe
+/// before all else, and for as long as it says "not ready"; a socket that isn't there would end them after 30 s.
+#[derive(Debug, Clone, Default)]
+pub struct Soon(Arc<OnceLock<ControllerServer<ControllerService>>>);
+
+impl Soon {
+    /// From here on it is `service`; later ones are ignored.
+    pub fn is(&self, service: ControllerService) {
+        self.0.get_or_init(|| ControllerServer::new(service));
+    }
+}
+
+impl NamedService for Soon {
+    const NAME: &'static str = <ControllerServer<ControllerService> as NamedService>::NAME;
+}
+
+impl Service<http::Request<Body>> for Soon {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        match self.0.get() {
+            Some(service) => service.clone().call(request),
+            None => Box::pin(async {
+                Ok(Status::unavailable("this controller waits for the lease that another one has").into_http())
+            }),
+        }
+    }
 }
 
 /// The signal to end in order. A second one ends the process at once.
@@ -59,7 +108,7 @@ pub fn stop_signal() -> Result<impl Future<Output = ()>, RunError> {
 /// operations of `tasks` end, for `grace`.
 ///
 /// # Errors
-/// If the socket cannot be had, or if something is still in flight when the grace is over.
+/// If the socket cannot be had, if somebody takes its file away, or if something is still in flight when the grace is over.
 pub async fn serve(
     socket: &Path,
     services: Services,
@@ -74,7 +123,7 @@ pub async fn serve(
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let router = Server::builder()
         .add_service(IdentityServer::new(services.identity))
-        .add_optional_service(services.controller.map(ControllerServer::new))
+        .add_optional_service(services.controller)
         .add_optional_service(services.node.map(NodeServer::new));
     let incoming = connections(listener);
     let mut server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async {
@@ -88,13 +137,16 @@ pub async fn serve(
             None => std::future::pending().await,
         }
     };
-    tokio::select! {
-        () = shutdown => {}
+    let robbed = tokio::select! {
+        () = shutdown => false,
         ended = &mut server => {
             return Err(RunError::Failed(format!("the gRPC server ended by itself: {ended:?}")));
         }
         problem = offered => return Err(RunError::Failed(problem)),
-    }
+        // Nobody can call any more, and nobody would say so. Whoever starts this process again gets a new socket, or hears
+        // that another driver serves there now.
+        () = file.removed() => true,
+    };
     // Operations outlive their calls, so both are waited for.
     // The file goes first: once nothing accepts there, a successor may put its own in the place.
     drop(file);
@@ -105,6 +157,10 @@ pub async fn serve(
         tokio::time::timeout(ANSWERS, &mut server).await
     });
     match drained.await.and_then(|ended| ended) {
+        Ok(Ok(Ok(()))) if robbed => Err(RunError::Failed(format!(
+            "socket {}: somebody removed or replaced it, so nobody can call",
+            socket.display()
+        ))),
         Ok(Ok(Ok(()))) => {
             info!("ended in order");
             Ok(())
@@ -159,6 +215,28 @@ mod tests {
         operation.await.unwrap();
         UnixStream::connect(&path).await.unwrap();
         drop(successor);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_whose_socket_somebody_took_away_ends_and_says_so() {
+        for replaced in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("csi.sock");
+            let services = Services { identity: Identity::new("test".to_owned()), controller: None, node: None };
+            let serving = path.clone();
+            let server = tokio::spawn(async move {
+                serve(&serving, services, None, &TaskTracker::new(), GRACE, std::future::pending()).await
+            });
+            while UnixStream::connect(&path).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+            std::fs::remove_file(&path).unwrap();
+            let other = if replaced { Some(listen(&path).await.unwrap()) } else { None };
+            let problem = server.await.unwrap().unwrap_err().to_string();
+            assert!(problem.contains("csi.sock: somebody removed or replaced it"), "{problem}");
+            assert_eq!(path.exists(), replaced, "the other's is left alone");
+            drop(other);
+        }
     }
 
     #[tokio::test]

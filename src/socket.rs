@@ -6,14 +6,21 @@ use std::{
     io,
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::sleep,
+};
 use tokio_stream::wrappers::UnixListenerStream;
 use tracing::warn;
 
 use self::authority::Renamed;
+
+/// How often it is looked whether a socket's file is still there.
+pub(crate) const LOOK: Duration = Duration::from_secs(10);
 
 /// The connections that come, whatever their clients call the server.
 pub(crate) fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<Renamed<UnixStream>>> {
@@ -62,6 +69,13 @@ impl SocketFile {
     /// Whether it is still there: nobody has removed it, or put another in its place.
     pub(crate) fn is_there(&self) -> bool {
         self.number.is_some() && number(&self.path) == self.number
+    }
+
+    /// Returns when it is not there any more.
+    pub(crate) async fn removed(&self) {
+        while self.is_there() {
+            sleep(LOOK).await;
+        }
     }
 }
 

@@ -18,11 +18,13 @@ use nix::{
 };
 use tempfile::TempDir;
 use tokio::{
-    net::UnixStream,
     process::{Child, Command},
     time::{Instant, timeout},
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 use vultr_sim::{Behaviour, Config, Fault, InstanceSpec, Operation, Simulation, When};
 
 use crate::cluster::{asked, eventually, mounted, repeated};
@@ -128,14 +130,13 @@ impl Pod {
 
     /// Waits, as a sidecar does, until the driver serves and is ready.
     pub(crate) async fn active(&self) -> ControllerClient<Channel> {
-        let channel = Endpoint::try_from(format!("unix://{}", self.socket.display())).unwrap().connect_lazy();
-        let identity = IdentityClient::new(channel.clone());
-        eventually("the driver is ready", async || {
-            let ready = identity.clone().probe(ProbeRequest {}).await.ok()?.into_inner().ready?;
-            ready.then_some(())
-        })
-        .await;
+        let channel = self.channel();
+        eventually("the driver is ready", async || is_ready(&channel).await).await;
         ControllerClient::new(channel)
+    }
+
+    fn channel(&self) -> Channel {
+        Endpoint::try_from(format!("unix://{}", self.socket.display())).unwrap().connect_lazy()
     }
 
     async fn standby(&self) {
@@ -145,7 +146,12 @@ impl Pod {
         .await;
         assert_eq!(self.get("/readyz").await.0, 503);
         assert_eq!(self.get("/healthz").await, (200, "ok\n".to_owned()), "it must not be restarted");
-        assert!(UnixStream::connect(&self.socket).await.is_err(), "sidecars would begin to work");
+        // Sidecars wait for as long as that is the answer, and end where there is none.
+        let channel = self.channel();
+        let probed = IdentityClient::new(channel.clone()).probe(ProbeRequest {}).await.unwrap().into_inner();
+        assert_eq!(probed.ready, Some(false), "sidecars would begin to work");
+        let refused = ControllerClient::new(channel).create_volume(volume("pvc-early")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     }
 
     fn signal(&self, signal: Signal) {
@@ -164,6 +170,11 @@ impl Pod {
     }
 }
 
+/// Whether the driver says so.
+async fn is_ready(channel: &Channel) -> Option<()> {
+    IdentityClient::new(channel.clone()).probe(ProbeRequest {}).await.ok()?.into_inner().ready?.then_some(())
+}
+
 fn volume(name: &str) -> CreateVolumeRequest {
     asked(name, &mounted("ext4"))
 }
@@ -176,6 +187,8 @@ async fn a_standby_takes_over_and_a_create_that_was_cut_off_makes_one_volume() {
     let controller = first.active().await;
     let mut second = world.pod("second");
     second.standby().await;
+    let waiting = second.channel();
+    assert!(is_ready(&waiting).await.is_none());
     assert_eq!(first.get("/readyz").await, (200, "ok\n".to_owned()));
     let mut another = world.pod("another");
     another.standby().await;
@@ -194,12 +207,12 @@ async fn a_standby_takes_over_and_a_create_that_was_cut_off_makes_one_volume() {
     let killed = Instant::now();
     call.await.unwrap().unwrap_err();
 
-    // Of the one that waits nothing goes to the cloud as long as the lease is the other's.
+    // Of the one that waits nothing goes to the cloud as long as the lease is the other's. Who waits keeps the connection.
     eventually("it takes over", async || {
         if world.holder().is_some_and(|holder| Some(holder) == held_by(&first)) {
             assert!(control.log().is_empty(), "{:?}", control.log());
         }
-        UnixStream::connect(&second.socket).await.ok()
+        is_ready(&waiting).await
     })
     .await;
     let gap = killed.elapsed();

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use vultr_sim::{Fault, Operation, When};
 
 use crate::{
     bed::{Bed, text},
     driver::{self, CONTROLLER, NAMESPACE},
-    eventually::eventually,
+    eventually::{Never, eventually},
     stage::{POD, Pod, Stage, claim, class},
 };
 
@@ -47,6 +47,7 @@ async fn two(stage: &mut Stage<'_>) -> Result<()> {
     })
     .await?;
     ensure!(!told.contains("this is the active controller"), "both are active:\n{told}");
+    waits_whole(stage.bed, &second).await?;
 
     // The active one dies between a request for a volume and its answer, for which the driver waits 30 s, and its machine
     // with it. What takes time is done before.
@@ -199,6 +200,27 @@ async fn passes_to(bed: &Bed, pod: &str) -> Result<()> {
     eventually(&format!("{pod} is the active one"), POD, async || {
         let holder = holder(bed, LEASE).await?;
         ensure!(holder == pod, "it is {holder}");
+        Ok(())
+    })
+    .await
+}
+
+/// Sees that the sidecars of the pod that waits wait with it, for longer than the 30 s after which they end where nobody
+/// answers; so that the other one may be drained.
+async fn waits_whole(bed: &Bed, pod: &str) -> Result<()> {
+    let began = Instant::now();
+    eventually(&format!("all of {pod} has waited for a while"), POD, async || {
+        let found = bed.kubectl.get(&["pod", "-n", NAMESPACE, pod]).await?;
+        let containers = found["status"]["containerStatuses"].as_array().context("it has no containers")?;
+        ensure!(containers.len() == 1 + SIDECARS.len(), "it has {} containers", containers.len());
+        for container in containers {
+            let (name, restarts) = (text(container, "/name"), &container["restartCount"]);
+            ensure!(restarts == 0, Never(format!("{name} was restarted {restarts} times")));
+            ensure!(container["ready"] == true, "{name} is not ready");
+        }
+        let may_go = bed.kubectl.field(&["pdb", "-n", NAMESPACE, CONTROLLER], ".status.disruptionsAllowed").await?;
+        ensure!(may_go == "1", "{may_go} of the controllers may be drained");
+        ensure!(began.elapsed() > Duration::from_secs(40), "it has waited for {:?}", began.elapsed());
         Ok(())
     })
     .await
