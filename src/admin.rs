@@ -1,12 +1,27 @@
 //! `/metrics`, `/healthz` and `/readyz`, for Prometheus and for probes.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use tracing::{info, warn};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+    time::sleep,
+};
+use tracing::{debug, info, warn};
 
 use crate::{RunError, metrics::Metrics, registration::Registration, rpc::Identity};
+
+/// How many connections are served at a time. A node's port may be open to anybody, and the disks need descriptors too.
+const CONNECTIONS: usize = 64;
+/// How long a connection may be silent before its next request.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Serves on `address` in a task of its own. `standing` is what the start waits for.
 ///
@@ -24,11 +39,34 @@ pub async fn serve(
     // Port 0 is any that is free.
     let address = listener.local_addr().map_err(failed)?;
     info!(%address, "metrics and health");
-    Ok(tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router(metrics, identity, standing, registration)).await {
-            warn!(%error, "the metrics endpoint has ended");
-        }
-    }))
+    Ok(tokio::spawn(answer(listener, router(metrics, identity, standing, registration))))
+}
+
+/// Like `axum::serve`, which knows no limits.
+async fn answer(listener: TcpListener, router: Router) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        // It is never closed.
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // One that was given up meanwhile, or there are no descriptors, which takes its time.
+                warn!(%error, "a connection for metrics and health is not taken");
+                sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(SILENCE);
+            if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+                debug!(%error, "a connection for metrics and health has ended");
+            }
+            drop(place);
+        });
+    }
 }
 
 fn router(
@@ -61,4 +99,43 @@ fn router(
                 }
             }),
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        time::timeout,
+    };
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: node\r\n\r\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_takes_nobodys_place_for_long() {
+        let identity = Identity::new("test".to_owned());
+        let (_standing, stands) = watch::channel(String::new());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(answer(listener, router(Metrics::default(), identity, stands, None)));
+        let mut answer = [0; 512];
+        // One has had an answer, and the others have asked for none.
+        let mut silent = vec![TcpStream::connect(address).await.unwrap()];
+        silent[0].write_all(REQUEST).await.unwrap();
+        assert!(silent[0].read(&mut answer).await.unwrap() > 0);
+        for _ in 1..CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut probe = TcpStream::connect(address).await.unwrap();
+        probe.write_all(REQUEST).await.unwrap();
+        let read = timeout(SILENCE * 3, probe.read(&mut answer)).await.expect("it is answered").unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200 OK"), "{}", String::from_utf8_lossy(&answer[..read]));
+        for mut connection in silent {
+            let ended = timeout(SILENCE * 3, connection.read(&mut answer)).await.expect("it is ended");
+            assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+        }
+        server.abort();
+    }
 }
