@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use cloud_block_csi::{
     RunError,
-    config::{self, Command},
-    kubernetes, orphans, run, server, telemetry,
+    config::{self, Command, LogFormat},
+    kubernetes, orphans, run, server,
+    telemetry::{self, Place},
 };
 
 /// `EX_USAGE` of sysexits.h: the configuration has to be changed.
@@ -19,12 +20,14 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    let (log_format, log_level, otlp_endpoint) = match &command {
-        Command::Serve(config) => (config.log_format, config.log_level.as_str(), config.otlp_endpoint.as_deref()),
-        Command::Orphans(_) => (config::LogFormat::Text, "warn", None),
-        Command::PreStop(_) => (config::LogFormat::Text, "warn,cloud_block_csi=info", None),
+    let (place, log_format, log_level, otlp_endpoint) = match &command {
+        Command::Serve(config) => {
+            (Place::Stderr, config.log_format, config.log_level.as_str(), config.otlp_endpoint.as_deref())
+        }
+        Command::Orphans(_) => (Place::Stderr, LogFormat::Text, "warn", None),
+        Command::PreStop(_) => (Place::Container, LogFormat::Json, "warn,cloud_block_csi=info", None),
     };
-    let traces = match telemetry::start(log_format, log_level, otlp_endpoint) {
+    let traces = match telemetry::start(place, log_format, log_level, otlp_endpoint) {
         Ok(traces) => traces,
         Err(mistake) => {
             eprintln!("{mistake}");

@@ -2,8 +2,19 @@
 
 mod traces;
 
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::MetadataExt,
+};
+
 use tracing_subscriber::{
-    EnvFilter, Layer, filter::LevelFilter, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt,
+    EnvFilter, Layer,
+    filter::LevelFilter,
+    fmt::{self, writer::BoxMakeWriter},
+    layer::SubscriberExt,
+    registry,
+    util::SubscriberInitExt,
 };
 
 pub use self::traces::Traces;
@@ -25,16 +36,44 @@ pub fn filter(level: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(level).map_err(|error| format!("--log-level '{level}': {error}"))
 }
 
-/// Starts logging to standard error, at `level` (a level, or directives such as `info,cloud_block_csi=debug`), and the
+/// Where a log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Standard error.
+    Stderr,
+    /// The standard error of the container's first process, if that is the driver too. What a hook says itself is heard by
+    /// nobody: the kubelet keeps it out of the event (1.36).
+    Container,
+}
+
+impl Place {
+    fn writer(self) -> BoxMakeWriter {
+        match self {
+            Self::Container if let Some(log) = of_container() => BoxMakeWriter::new(std::sync::Mutex::new(log)),
+            _ => BoxMakeWriter::new(io::stderr),
+        }
+    }
+}
+
+fn of_container() -> Option<File> {
+    let program = |process: &str| {
+        let found = std::fs::metadata(format!("/proc/{process}/exe")).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    let first = program("1").filter(|first| Some(first) == program("self").as_ref());
+    first.and_then(|_| OpenOptions::new().append(true).open("/proc/1/fd/2").ok())
+}
+
+/// Starts logging to `place`, at `level` (a level, or directives such as `info,cloud_block_csi=debug`), and the
 /// sending of spans to `otlp_endpoint`, whatever `level` is.
 ///
 /// # Errors
 /// In words for the operator, if `level` is none, or if nothing can be sent to such an endpoint.
-pub fn start(format: LogFormat, level: &str, otlp_endpoint: Option<&str>) -> Result<Traces, String> {
+pub fn start(place: Place, format: LogFormat, level: &str, otlp_endpoint: Option<&str>) -> Result<Traces, String> {
     let filter = filter(level)?;
     let logs = match format {
-        LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).with_filter(filter).boxed(),
-        LogFormat::Text => fmt::layer().with_ansi(false).with_writer(std::io::stderr).with_filter(filter).boxed(),
+        LogFormat::Json => fmt::layer().json().with_writer(place.writer()).with_filter(filter).boxed(),
+        LogFormat::Text => fmt::layer().with_ansi(false).with_writer(place.writer()).with_filter(filter).boxed(),
     };
     let traces = otlp_endpoint.map_or_else(|| Ok(Traces::default()), Traces::to)?;
     let started = registry().with(logs).with(traces.layer()).try_init();

@@ -16,11 +16,12 @@ const ORPHANS: &str = "What the cluster knows comes from kubectl:\n\n  \
 
 const PRE_STOP: &str = "For the DaemonSet, whose pod then has\n\n  \
     terminationGracePeriodSeconds: 120\n  \
-    lifecycle: {preStop: {exec: {command: [/cloud-block-csi, pre-stop, --grace=120]}}}\n  \
+    lifecycle: {preStop: {exec: {command: [/usr/local/bin/cloud-block-csi, pre-stop, --grace=120]}}}\n  \
     env: [{name: CSI_NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]\n\n\
     and whose service account may get nodes and list volumeattachments. Where it may not, or where no drain is going \
     on, the hook ends at once with 0. With 1 it ends if volumes of this driver are still attached, or that cannot be \
-    found out, when the grace period is nearly over; Kubernetes shows its words as an event of the pod.";
+    found out, when the grace period is nearly over. Kubernetes tells in an event of the pod that it failed, and not why; \
+    its words are in the log of the container, if that runs this program too.";
 
 /// A CSI driver that maps Kubernetes volumes onto cloud block storage.
 #[derive(Debug, Parser)]
@@ -88,8 +89,9 @@ pub(super) struct CommonFlags {
     /// The instance's metadata service: scheme and host
     #[arg(long, env = "CSI_METADATA_URL", default_value = "http://169.254.169.254")]
     pub(super) metadata_url: String,
-    /// The region, such as EWR: where the controller makes volumes that no pod has asked for yet; a node takes another one
-    /// than the metadata service's only together with --node-id [default: what the metadata service says]
+    /// The region, such as EWR: where the controller makes volumes for which the provisioner names none, which it does only
+    /// with --immediate-topology=false and before a pod has asked for them; a node takes another one than the metadata
+    /// service's only together with --node-id [default: what the metadata service says]
     #[arg(long, env = "CSI_REGION")]
     pub(super) region: Option<String>,
     /// Serve /metrics, /healthz and /readyz here, such as 0.0.0.0:9808 [default: off]
@@ -132,7 +134,7 @@ pub(super) struct AccountFlags {
 #[derive(Debug, Args)]
 pub(super) struct LeaseFlags {
     /// Be one of several controllers, of which the holder of this Lease (coordination.k8s.io) in the pod's own namespace
-    /// is active; the others serve no socket, so that their pods' sidecars wait with them. The service account needs
+    /// is active; the others say to Probe that they are not ready, so that their pods' sidecars wait with them. The service account needs
     /// get, create and update of leases there [default: none, this is the only controller]
     #[arg(long, env = "CSI_LEASE")]
     pub(super) lease: Option<String>,

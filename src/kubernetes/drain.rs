@@ -51,7 +51,7 @@ enum Ended {
 /// Waits until the driver's volumes are off the node, if that is being drained.
 ///
 /// # Errors
-/// If some are still attached when the pod's grace period is nearly over; Kubernetes shows that as an event of the pod.
+/// If some are still attached when the pod's grace period is nearly over; Kubernetes tells of that in an event of the pod.
 pub async fn pre_stop(config: PreStopConfig) -> Result<(), RunError> {
     let deadline = Instant::now() + config.grace.saturating_sub(LEFT_TO_THE_DRIVER);
     let client = match connect().await {
@@ -117,6 +117,13 @@ impl Drain {
                 return Ended::TimeIsOver(standing);
             }
             sleep(PAUSE).await;
+            // One that goes on after all keeps its volumes, and gets more. Where that can't be found out, nothing has changed.
+            let until = deadline.min(Instant::now() + LOOK);
+            if let Ok(Ok(node)) = timeout_at(until, self.nodes.get_opt(&self.node)).await
+                && self.reason_to_empty(node).is_none()
+            {
+                return Ended::NoDrain;
+            }
         }
     }
 

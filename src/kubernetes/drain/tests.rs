@@ -80,6 +80,21 @@ async fn a_drain_is_waited_for_until_this_drivers_volumes_are_off_this_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_goes_on_after_all_is_not_waited_for() {
+    let sim = KubeSim::default();
+    put_node(&sim, &json!({ "unschedulable": true }));
+    attach(&sim, "a", "block.csi.example.com", "one");
+    let operator = sim.clone();
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(10)).await;
+        put_node(&operator, &json!({}));
+    });
+    let (how, took) = ended(&sim).await;
+    assert_eq!(how, Ended::NoDrain);
+    assert!(took <= Duration::from_secs(10) + PAUSE, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_page_of_the_attachments_is_looked_at() {
     let sim = KubeSim::default();
     put_node(&sim, &json!({ "unschedulable": true }));
