@@ -15,7 +15,7 @@ use std::{
 use crate::{
     RunError,
     cloud::{
-        Account, Cloud, CloudError, Profile, Share, Snapshot, SnapshotState, Volume,
+        Account, Cloud, CloudError, InstanceState, Profile, Share, Snapshot, SnapshotState, Volume,
         fence::Fence,
         label::{Cluster, Label, Purpose},
         pace::Pace,
@@ -24,7 +24,7 @@ use crate::{
     },
     config::OrphansConfig,
     metrics::Metrics,
-    volume::{SnapshotId, VolumeId},
+    volume::{NodeId, SnapshotId, VolumeId},
 };
 
 /// Asks the account and writes the report to standard output.
@@ -121,7 +121,8 @@ impl Report {
     /// The cloud's: a report of a part would call the rest good.
     pub async fn of(cloud: &Arc<dyn Cloud>, owner: &Owner) -> Result<Self, CloudError> {
         let mut report = Self::default();
-        report.volumes(Watcher::<Volume>::new(Arc::clone(cloud)).list_whole().await?, owner);
+        let mut instances = Instances { cloud: cloud.as_ref(), gone: BTreeMap::new() };
+        report.volumes(Watcher::<Volume>::new(Arc::clone(cloud)).list_whole().await?, owner, &mut instances).await?;
         if cloud.snapshots().is_some() {
             report.snapshots(Watcher::<Snapshot>::new(Arc::clone(cloud)).list_whole().await?, owner);
         }
@@ -132,7 +133,11 @@ impl Report {
                 if !is_ours || owner.in_use.contains(share.id.as_str()) {
                     continue;
                 }
-                if api.share_attachments(&share.id).await?.is_empty() {
+                let mut is_used = false;
+                for attachment in api.share_attachments(&share.id).await? {
+                    is_used = is_used || !instances.is_gone(&attachment.node).await?;
+                }
+                if !is_used {
                     report.orphans.push(Orphan {
                         kind: "shared file system",
                         id: share.id.to_string(),
@@ -147,7 +152,12 @@ impl Report {
         Ok(report)
     }
 
-    fn volumes(&mut self, volumes: Vec<Volume>, owner: &Owner) {
+    async fn volumes(
+        &mut self,
+        volumes: Vec<Volume>,
+        owner: &Owner,
+        instances: &mut Instances<'_>,
+    ) -> Result<(), CloudError> {
         self.looked_at += volumes.len();
         let mut of_name: BTreeMap<String, usize> = BTreeMap::new();
         for volume in &volumes {
@@ -155,7 +165,12 @@ impl Report {
         }
         for volume in volumes {
             let is_ours = volume.name.starts_with(&owner.prefix) && !volume.bootable;
-            if !is_ours || volume.attached_to.is_some() || owner.in_use.contains(volume.id.as_str()) {
+            if !is_ours || owner.in_use.contains(volume.id.as_str()) {
+                continue;
+            }
+            if let Some(node) = &volume.attached_to
+                && !instances.is_gone(node).await?
+            {
                 continue;
             }
             let twin = of_name.get(&volume.name).is_some_and(|count| *count > 1);
@@ -169,6 +184,7 @@ impl Report {
                 why,
             });
         }
+        Ok(())
     }
 
     fn snapshots(&mut self, snapshots: Vec<Snapshot>, owner: &Owner) {
@@ -193,6 +209,23 @@ impl Report {
                 why: why.to_owned(),
             });
         }
+    }
+}
+
+/// The instances that volumes are attached to. One that was deleted may still be told.
+struct Instances<'a> {
+    cloud: &'a dyn Cloud,
+    gone: BTreeMap<NodeId, bool>,
+}
+
+impl Instances<'_> {
+    async fn is_gone(&mut self, node: &NodeId) -> Result<bool, CloudError> {
+        if let Some(is_gone) = self.gone.get(node) {
+            return Ok(*is_gone);
+        }
+        let is_gone = self.cloud.instance(node).await? == InstanceState::Gone;
+        self.gone.insert(node.clone(), is_gone);
+        Ok(is_gone)
     }
 }
 

@@ -7,7 +7,7 @@ use cloud_block_csi::{
     metrics::Metrics,
     orphans::{Owner, Report},
 };
-use vultr_sim::{Behaviour, BlockType, Config, InstanceSpec, SeedVfs, SeedVolume, Simulation};
+use vultr_sim::{Behaviour, BlockType, Config, Fault, InstanceSpec, Operation, SeedVfs, SeedVolume, Simulation, When};
 
 #[tokio::test]
 async fn only_what_the_cluster_made_and_nobody_has_is_told() {
@@ -63,5 +63,15 @@ async fn only_what_the_cluster_made_and_nobody_has_is_told() {
     let told: Vec<&str> = report.orphans.iter().map(|orphan| orphan.id.as_str()).collect();
     assert_eq!(told, [lost.as_str(), lost_snapshot.as_str(), lost_share.as_str()], "{report}");
     assert!(report.to_string().ends_with("3 of 11 volumes and snapshots belong to nobody; nothing was changed\n"));
+
+    // Vultr may go on telling of the instance after it was deleted.
+    control.add_fault(Fault::error(Operation::GetInstance, When::Before, 404, "instance not found"));
+    let report = Report::of(&cloud, &owner).await.unwrap();
+    let told: Vec<&str> = report.orphans.iter().map(|orphan| orphan.name.as_str()).collect();
+    assert_eq!(told, ["pvc-lost", "pvc-in-use", "snapshot-1", "pvc-share", "pvc-shared"], "{report}");
+    // And what can't be found out is no report.
+    control.clear_faults();
+    control.add_fault(Fault::error(Operation::GetInstance, When::Before, 403, "not now"));
+    Report::of(&cloud, &owner).await.unwrap_err();
     sim.shutdown().await.unwrap();
 }
