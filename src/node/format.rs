@@ -123,7 +123,8 @@ impl Core {
                 device,
                 Refusal::NotBlank,
                 "it holds nothing that is known here, and its volume was not made blank by this driver".to_owned(),
-                "if it is meant to be blank, set the attribute `format: if-blank` on its PersistentVolume",
+                "if it is meant to be blank, make the claim anew, or a PersistentVolume that was written by hand anew with \
+                 the attribute `format: if-blank`",
             ));
         }
         let host = self.host.as_ref();

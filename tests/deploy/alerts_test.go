@@ -209,6 +209,7 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 			fires: map[string]string{
 				"for the first time": `csi_tool_seconds_count{` + node + `,tool="e2fsck",outcome="signal"} _x150 1x30`,
 				"once more":          `csi_tool_seconds_count{` + node + `,tool="e2fsck",outcome="not_run"} 4x150 5x30`,
+				"and the driver too": `csi_tool_seconds_count{` + node + `,tool="e2fsck",outcome="signal"} 3x150 _x5 1x25`,
 			},
 			not: map[string]string{
 				"hours ago":          `csi_tool_seconds_count{` + node + `,tool="e2fsck",outcome="signal"} 4x180`,

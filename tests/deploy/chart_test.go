@@ -38,7 +38,7 @@ func TestValuesThatAreWrongAreRefused(t *testing.T) {
 	for value, named := range map[string]string{
 		`replicas=2`:                                               "replicas",
 		`controller.replicas=3`:                                    "replicas",
-		`controller.replicas=0`:                                    "replicas",
+		`controller.replicas=-1`:                                   "replicas",
 		`controller.replicas="2"`:                                  "replicas",
 		`controller.extraArgs=["requests-per-second"]`:             "extraArgs",
 		`controller.resources={"limit":{}}`:                        "limit",
@@ -53,6 +53,7 @@ func TestValuesThatAreWrongAreRefused(t *testing.T) {
 		`logLevel="loud"`:                                          "logLevel",
 		`logLevel="info,"`:                                         "logLevel",
 		`metrics.address="0.0.0.0:9808"`:                           "address",
+		`metrics.address="127.0.0.1"`:                              "address",
 		`image.pullPolicy="Sometimes"`:                             "pullPolicy",
 		`image.digest="sha256:12"`:                                 "digest",
 		`token.key=""`:                                             "key",

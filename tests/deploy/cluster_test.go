@@ -125,13 +125,15 @@ func TestTheNumberOfControllersIsChangedWhenNoneRuns(t *testing.T) {
 		{objects{set(0, lease)}, "1", false},
 		{objects{ending(set(0))}, "2", true},
 		{objects{ending(set(0, lease))}, "1", true},
+		{objects{set(1)}, "0", false},
+		{objects{set(2, lease)}, "0", false},
 	} {
 		_, err := run("template", "cloud-block-csi", chart, kubernetes, "--namespace", "kube-system", "--dry-run=server",
 			"--kubeconfig", cluster(t, c.there...), "--set", "controller.replicas="+c.wanted)
 		switch {
 		case !c.refused && err != nil:
 			t.Errorf("%v, and %s are wanted: %v", c.there, c.wanted, err)
-		case c.refused && (err == nil || !strings.Contains(err.Error(), "--replicas=0") || !strings.Contains(err.Error(), "wait --for=delete")):
+		case c.refused && (err == nil || !strings.Contains(err.Error(), "controller.replicas=0") || !strings.Contains(err.Error(), "wait --for=delete")):
 			t.Errorf("%v, and %s are wanted: not refused, but: %v", c.there, c.wanted, err)
 		}
 	}

@@ -116,7 +116,7 @@ func blocks(page, mark string) string {
 
 func TestTheGuideNeverHasBothDriversAtOnce(t *testing.T) {
 	page := read(t, "migration.md")
-	for _, mark := range []string{"migrate", "back", "check"} {
+	for _, mark := range []string{"pull", "migrate", "back", "check"} {
 		script := blocks(page, mark)
 		check := exec.Command("bash", "-n")
 		check.Stdin = strings.NewReader(script)

@@ -27,11 +27,18 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- $driver := include "driver" . | replace "." "-" -}}
 {{- $names := list $driver (printf "external-attacher-leader-%s" $driver) (printf "external-resizer-%s" $driver) -}}
 {{- if .Values.sidecars.snapshotter.enabled }}{{ $names = append $names (printf "external-snapshotter-leader-%s" $driver) }}{{ end -}}
-{{- if gt (int .Values.controller.replicas) 1 }}{{ $names = append $names (include "lease" .) }}{{ end -}}
+{{- if include "leased" . }}{{ $names = append $names (include "lease" .) }}{{ end -}}
 {{- join " " $names -}}
 {{- end }}
 
 {{- define "lease" -}}cloud-block-csi-controller{{- end }}
+
+{{/* Whether the driver holds a lease. With no replicas, whether it does as it is: those that end need theirs until they have. */}}
+{{- define "leased" -}}
+{{- $set := lookup "apps/v1" "StatefulSet" .Release.Namespace "cloud-block-csi-controller" | default dict -}}
+{{- $replicas := int .Values.controller.replicas -}}
+{{- if or (gt $replicas 1) (and (eq $replicas 0) (contains "--lease=" (toJson $set))) -}}yes{{- end -}}
+{{- end }}
 
 {{/* What both pods of the driver are told */}}
 {{- define "settings" -}}

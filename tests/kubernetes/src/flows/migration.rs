@@ -35,6 +35,9 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     guide::watch(stage.bed)?;
     let checks = guide::blocks(stage.bed, "check")?;
     guide::follow(stage.bed, folder, &checks[0]).await?;
+    for pull in guide::blocks(stage.bed, "pull")? {
+        guide::follow(stage.bed, folder, &pull).await?;
+    }
     let steps = guide::blocks(stage.bed, "migrate")?;
     // The old driver is in the middle of a creation, too, for whose answer it waits 30 s.
     stage.bed.cloud.add_fault(Fault::delay(Operation::CreateBlock, When::After, Duration::from_secs(600)).times(1));
