@@ -1,8 +1,9 @@
 //! The Kubernetes storage suite (`External.Storage`): which of its specs apply, and how they end.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::BTreeMap,
-    fmt::Write as _,
+    fmt::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -12,47 +13,88 @@ use tokio::process::Command;
 
 use crate::bed::{Bed, text};
 
-/// Why specs of this kind do not apply, by what their names hold. The suite itself skips others when it begins them.
-const NOT_FOR_US: &[(&str, &str)] = &[
-    ("ntfs", "it is for Windows"),
-    ("Feature:Windows", "it is for Windows"),
-    ("Pre-provisioned PV", "the suite makes such volumes only with drivers that are built into it"),
-    ("Inline-volume", "the suite makes such volumes only with drivers that are built into it"),
+/// Why specs do not apply, by what their names hold: all of these words.
+type Reasons = &'static [(&'static [&'static str], &'static str)];
+
+/// Specs that apply to no class. The list is whole: what the suite skips by itself when it is begun has failed.
+const NOT_FOR_US: Reasons = &[
+    (&["ntfs"], "it is for Windows"),
+    (&["Feature:Windows"], "it is for Windows"),
+    (&["Pre-provisioned PV"], "the suite makes such volumes only with drivers that are built into it"),
+    (&["Inline-volume"], "the suite makes such volumes only with drivers that are built into it"),
     (
-        "CSI Ephemeral-volume",
+        &["CSI Ephemeral-volume"],
         "a disk that is made and attached is no volume of a node's own; generic ephemeral ones are run",
     ),
-    ("[Disruptive]", "it stops kubelets, for which the suite wants a shell on the nodes of a known provider"),
-    ("volumegroupsnapshot", "the cloud has no snapshots of several volumes at once"),
-    ("VolumeGroupSnapshot", "the cloud has no snapshots of several volumes at once"),
-    ("snapshotmetadata", "the cloud does not tell which blocks of a snapshot differ"),
-    ("volume-modify", "the cloud can change nothing of a volume but its size"),
-    ("performance", "it measures a cluster, and sets times for one of many machines"),
-    ("any volume data source", "it runs a populator whose image is in a registry, and the bed has none"),
-    ("seLinuxMount", "it wants nodes that enforce SELinux"),
-    ("capacity", "the cloud has no room that a node could run out of, so the driver tells none"),
-    // Those of one kind that the suite would skip by itself; left to it, they would fill the sample.
-    ("(ext3)", "the driver makes no ext3"),
-    ("(ROX mode)", "a disk is attached to one node at a time"),
-    ("(immediate-binding)", "where disks belong to regions, the suite wants ephemeral ones made for the pod's node"),
-    ("conflict with AllowedTopologies", "the bed has one region"),
-    ("Generic Ephemeral-volume (default fs)] volumeLimits", "the suite counts volumes that are claimed"),
-    ("(block volmode)] provisioning should mount multiple PV", "the suite does that with file systems only"),
-    ("(block volmode)] provisioning should provision storage with mount options", "a raw device has none"),
-    ("(block volmode)] provisioning should provision correct filesystem size", "a raw device has no file system"),
+    (&["[Disruptive]"], "it stops kubelets, for which the suite wants a shell on the nodes of a known provider"),
+    (&["volumegroupsnapshot"], "the cloud has no snapshots of several volumes at once"),
+    (&["VolumeGroupSnapshot"], "the cloud has no snapshots of several volumes at once"),
+    (&["snapshotmetadata"], "the cloud does not tell which blocks of a snapshot differ"),
+    (&["volume-modify"], "the cloud can change nothing of a volume but its size"),
+    (&["performance"], "it measures a cluster, and sets times for one of many machines"),
+    (&["any volume data source"], "it runs a populator whose image is in a registry, and the bed has none"),
+    (&["seLinuxMount"], "it wants nodes that enforce SELinux"),
+    (&["capacity"], "the cloud has no room that a node could run out of, so the driver tells none"),
+    (&["(ext3)"], "the driver makes no ext3"),
+    (&["(ROX mode)"], "the driver has no ReadOnlyMany: a disk is attached to one node at a time"),
+    (&["(immediate-binding)"], "where disks belong to regions, the suite wants ephemeral ones made for the pod's node"),
+    (&["conflict with AllowedTopologies"], "the bed has one region"),
+    (&["Generic Ephemeral-volume (default fs)] volumeLimits"], "the suite counts volumes that are claimed"),
+    (&["(block volmode)] provisioning should mount multiple PV"], "the suite does that with file systems only"),
+    (&["(block volmode)] provisioning should provision storage with mount options"], "a raw device has none"),
+    (&["(block volmode)] provisioning should provision correct filesystem size"], "a raw device has no file system"),
+    (&["(block volmode)", "read-only inline ephemeral volume"], "the suite has no raw device that is read-only"),
+    (&["Dynamic Snapshot", "(ephemeral)"], "it is for the pattern Ephemeral Snapshot"),
+    (&["Pre-provisioned Snapshot", "(ephemeral)"], "it is for the pattern Ephemeral Snapshot"),
+    (&["Ephemeral Snapshot", "(persistent)"], "it is for the other patterns of snapshots"),
+    (&["(filesystem volmode)", "different volume mode"], "the suite does that with (block volmode)"),
+    (&["(filesystem volmode)", "restored snapshot"], "the suite does that with (ext4) and (xfs)"),
 ];
 
-/// Why specs of this kind are run on the virtual workers only.
-const NOT_ON_THE_HOST: &[(&str, &str)] = &[
-    ("volume-expand", "an ext4 grows on the host only where root has CAP_SYS_RESOURCE"),
-    ("larger size pvc", "an ext4 grows on the host only where root has CAP_SYS_RESOURCE"),
-    ("should support expansion of pvcs", "an ext4 grows on the host only where root has CAP_SYS_RESOURCE"),
-    ("different node", "there is one node"),
+/// Why specs are run on the virtual workers only.
+const NOT_ON_THE_HOST: Reasons = &[
+    (&["volume-expand"], "an ext4 grows on the host only where root has CAP_SYS_RESOURCE"),
+    (&["larger size pvc"], "an ext4 grows on the host only where root has CAP_SYS_RESOURCE"),
+    (&["should support expansion of pvcs"], "an ext4 grows on the host only where root has CAP_SYS_RESOURCE"),
+    (&["different node"], "there is one node"),
 ];
 
-/// Why none of the specs is run with shared file systems: the row of those that aren't even listed.
-const NOT_SHARED: &str =
-    "the suite is told of one class; what several nodes share has a flow of its own on the workers";
+/// A class of the driver's, as the suite is told of it.
+struct Class {
+    name: &'static str,
+    /// What the suite is told, in tests/kubernetes/suite.
+    told: &'static str,
+    /// Whether it needs virtual workers.
+    on_workers: bool,
+    not_for_it: Reasons,
+}
+
+const CLASSES: &[Class] = &[
+    Class {
+        name: "vultr-block-storage",
+        told: "block.yaml",
+        on_workers: false,
+        not_for_it: &[(
+            &["single volume from pods on different node"],
+            "a disk is attached to one node at a time; it is run with vultr-vfs-storage",
+        )],
+    },
+    Class {
+        name: "vultr-vfs-storage",
+        told: "shared.yaml",
+        on_workers: true,
+        not_for_it: &[
+            (&["(block volmode)"], "a shared file system is no raw device"),
+            (&["different volume mode"], "a shared file system is no raw device"),
+            (&["(ext4)"], "a shared file system is of the cloud's own kind"),
+            (&["(xfs)"], "a shared file system is of the cloud's own kind"),
+            (&["napshot"], "the cloud makes no snapshots of shared file systems"),
+            (&["clone"], "the cloud makes no snapshots of shared file systems, and so no clones"),
+            (&["pvc data source"], "the cloud makes no snapshots of shared file systems, and so no clones"),
+            (&["volumeLimits"], "an instance's eleven places are for disks"),
+        ],
+    },
+];
 
 /// How many specs are run beside each other.
 const STREAMS: usize = 5;
@@ -61,11 +103,11 @@ const STREAMS: usize = 5;
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// Those that passed, with their seconds.
-    pub(crate) passed: BTreeMap<String, f64>,
+    passed: BTreeMap<String, f64>,
     /// Those that failed, with the reason.
     pub(crate) failed: BTreeMap<String, String>,
     /// Those that were not run, by the reason.
-    pub(crate) skipped: BTreeMap<String, Vec<String>>,
+    skipped: BTreeMap<String, Vec<String>>,
 }
 
 /// The suite for one bed.
@@ -75,10 +117,20 @@ struct Suite<'a> {
     logs: PathBuf,
 }
 
+/// A spec with a class.
+struct Spec {
+    class: &'static Class,
+    /// As the suite calls it, whole.
+    name: String,
+}
+
+/// How a spec ended: in so many seconds, or with this failure.
+type Ended = std::result::Result<f64, String>;
+
 /// Which of the specs that apply are run.
 #[derive(Debug)]
 pub(crate) struct Choice<'a> {
-    /// Those whose name holds this
+    /// Those whose name, which begins with the class, holds this
     pub(crate) focus: &'a str,
     /// Also those marked slow
     pub(crate) slow: bool,
@@ -90,84 +142,64 @@ pub(crate) struct Choice<'a> {
 pub(crate) async fn run(bed: &Bed, program: &Path, logs: &Path, choice: &Choice<'_>) -> Result<Outcome> {
     let suite = Suite { bed, program: program.join("storage.test"), logs: logs.to_owned() };
     let mut result = Outcome::default();
-    result.skipped.insert(NOT_SHARED.to_owned(), vec!["the class vultr-vfs-storage".to_owned()]);
+    let mut specs = Vec::new();
+    for class in CLASSES {
+        if class.on_workers && bed.nodes.len() == 1 {
+            result.skip("it needs the virtual workers", format!("all with {}", class.name));
+        } else {
+            specs.extend(suite.specs(class).await?);
+        }
+    }
     let mut chosen = Vec::new();
-    for spec in suite.specs().await? {
-        let fits = |(part, _): &&(&str, &'static str)| spec.contains(part);
-        let reason = NOT_FOR_US.iter().find(fits);
+    for spec in specs {
+        let fits = |(parts, _): &&(&[&str], &'static str)| parts.iter().all(|part| spec.name.contains(part));
+        let reason = NOT_FOR_US.iter().find(fits).or_else(|| spec.class.not_for_it.iter().find(fits));
         let reason = reason.or_else(|| if bed.nodes.len() > 1 { None } else { NOT_ON_THE_HOST.iter().find(fits) });
         match reason {
-            Some((_, reason)) => result.skipped.entry((*reason).to_owned()).or_default().push(spec),
-            None if !spec.contains(choice.focus) || (!choice.slow && spec.contains("[Slow]")) => {
-                result.skipped.entry("not chosen in this run".to_owned()).or_default().push(spec);
+            Some((_, reason)) => result.skip(reason, spec.to_string()),
+            None if !spec.to_string().contains(choice.focus) || (!choice.slow && spec.name.contains("[Slow]")) => {
+                result.skip("not chosen in this run", spec.to_string());
             }
             None => chosen.push(spec),
         }
     }
     let apply = chosen.len();
-    let (kept, left) =
-        std::mem::take(&mut chosen).into_iter().enumerate().partition::<Vec<_>, _>(|(n, _)| n % choice.every == 0);
-    chosen.extend(kept.into_iter().map(|(_, spec)| spec));
-    if !left.is_empty() {
-        let rest = result.skipped.entry("not in this run's sample".to_owned()).or_default();
-        rest.extend(left.into_iter().map(|(_, spec)| spec));
+    let (mut kept, mut left) = (Vec::new(), Vec::new());
+    for (number, spec) in chosen.into_iter().enumerate() {
+        if number % choice.every == 0 { kept.push(spec) } else { left.push(spec) }
     }
-    std::fs::write(logs.join("suite-chosen.txt"), chosen.join("\n"))?;
-    println!("suite: {apply} specs apply here and fit, {} are run", chosen.len());
-    let asked = chosen.len();
-    let (alone, beside): (Vec<_>, Vec<_>) = chosen.iter().cloned().partition(|spec| spec.contains("[Serial]"));
-    let mut streams = vec![Vec::new(); STREAMS];
-    for (index, spec) in beside.into_iter().enumerate() {
-        streams[index % STREAMS].push(spec);
+    for spec in left {
+        result.skip("not in this run's sample", spec.to_string());
     }
-    let running = streams.iter().enumerate().map(|(number, specs)| suite.stream(number, specs));
-    for reports in futures_util::future::join_all(running).await {
-        result.add(&reports?);
-    }
-    result.add(&suite.stream(STREAMS, &alone).await?);
-    for spec in chosen {
-        let was_skipped = || result.skipped.values().flatten().any(|skipped| *skipped == spec);
-        if !result.passed.contains_key(&spec) && !result.failed.contains_key(&spec) && !was_skipped() {
-            result.failed.insert(spec, "the suite did not come to it".to_owned());
+    println!("suite: {apply} specs apply here and fit, {} are run", kept.len());
+    for (spec, ended) in suite.show(&kept).await? {
+        match ended {
+            Ok(seconds) => drop(result.passed.insert(spec.to_string(), seconds)),
+            Err(reason) => drop(result.failed.insert(spec.to_string(), reason)),
         }
     }
-    // What the suite skips by itself is no failure, and one wrong word in what it is told of the driver could be most of it.
-    let ran = result.passed.len() + result.failed.len();
-    if ran * 2 < asked {
-        let reason = format!("the suite skipped {} of {asked} by itself: look at suite/driver.yaml", asked - ran);
-        result.failed.insert("At least half of the chosen specs".to_owned(), reason);
-    }
-    let mut lines = String::new();
-    for (spec, seconds) in &result.passed {
-        writeln!(lines, "passed {seconds:6.1} s  {spec}")?;
-    }
-    for (reason, specs) in &result.skipped {
-        specs.iter().try_for_each(|spec| writeln!(lines, "skipped  {spec}: {reason}"))?;
-    }
-    for (spec, reason) in &result.failed {
-        writeln!(lines, "FAILED   {spec}: {reason}")?;
-    }
-    std::fs::write(logs.join("suite.txt"), lines)?;
+    std::fs::write(logs.join("suite.txt"), result.lines()?)?;
     Ok(result)
 }
 
 impl Outcome {
-    fn add(&mut self, reports: &[Value]) {
-        for report in reports {
-            let (name, why) = (name(report), text(report, "/Failure/Message"));
-            match text(report, "/State") {
-                "passed" => {
-                    let nanoseconds = report["RunTime"].as_f64().unwrap_or_default();
-                    self.passed.insert(name, nanoseconds / 1e9);
-                }
-                // Those outside a stream's focus have no reason.
-                "skipped" if why.is_empty() => {}
-                "skipped" => {
-                    self.skipped.entry(why.lines().next().unwrap_or_default().to_owned()).or_default().push(name);
-                }
-                _ => drop(self.failed.insert(name, why.lines().take(3).collect::<Vec<_>>().join(" "))),
-            }
+    fn skip(&mut self, reason: &str, spec: String) {
+        self.skipped.entry(reason.to_owned()).or_default().push(spec);
+    }
+
+    /// Every spec, and how it ended.
+    fn lines(&self) -> Result<String> {
+        let mut lines = String::new();
+        for (spec, seconds) in &self.passed {
+            writeln!(lines, "passed {seconds:6.1} s  {spec}")?;
         }
+        for (reason, specs) in &self.skipped {
+            specs.iter().try_for_each(|spec| writeln!(lines, "skipped  {spec}: {reason}"))?;
+        }
+        for (spec, reason) in &self.failed {
+            writeln!(lines, "FAILED   {spec}: {reason}")?;
+        }
+        Ok(lines)
     }
 
     /// Prints it: failures one by one, skips by their reason.
@@ -183,6 +215,14 @@ impl Outcome {
     }
 }
 
+/// Its class, and its name without what all of them begin with.
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name.split_once("[Testpattern: ").map_or(self.name.as_str(), |(_, rest)| rest);
+        write!(f, "{}: {name}", self.class.name)
+    }
+}
+
 /// What a spec is called, whole.
 fn name(report: &Value) -> String {
     let texts = report["ContainerHierarchyTexts"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -194,34 +234,77 @@ fn name(report: &Value) -> String {
 
 impl Suite<'_> {
     /// All specs for drivers from outside, whether they apply or not.
-    async fn specs(&self) -> Result<Vec<String>> {
-        let reports = self.call("list", &["-ginkgo.dry-run", "-ginkgo.focus=External.Storage"]).await?;
+    async fn specs(&self, class: &'static Class) -> Result<Vec<Spec>> {
+        let list = format!("list-{}", class.name);
+        let reports = self.call(class, &list, &["-ginkgo.dry-run", "-ginkgo.focus=External.Storage"]).await?;
         let mut names: Vec<_> = reports.iter().filter(|report| text(report, "/State") == "passed").map(name).collect();
         ensure!(!names.is_empty(), "the suite has no specs");
         names.sort();
-        Ok(names)
+        Ok(names.into_iter().map(|name| Spec { class, name }).collect())
     }
 
-    /// Runs these specs, one after the other.
-    async fn stream(&self, number: usize, specs: &[String]) -> Result<Vec<Value>> {
-        if specs.is_empty() {
-            return Ok(Vec::new());
+    /// Runs specs: those that may be beside each other first, of which the slow ones first, and then the others one by one.
+    async fn show<'a>(&self, specs: &'a [Spec]) -> Result<Vec<(&'a Spec, Ended)>> {
+        let (alone, mut beside): (Vec<_>, Vec<_>) = specs.iter().partition(|spec| spec.name.contains("[Serial]"));
+        beside.sort_by_key(|spec| !spec.name.contains("[Slow]"));
+        let next = Cell::new(0);
+        let all = RefCell::new(Vec::new());
+        let shown = async |spec: &'a Spec| {
+            let number = next.get() + 1;
+            next.set(number);
+            let ended = self.ended(spec, number).await?;
+            let how = match &ended {
+                Ok(seconds) => format!("passed in {seconds:.1} s"),
+                Err(reason) => format!("FAILED: {reason}"),
+            };
+            let mut all = all.borrow_mut();
+            all.push((spec, ended));
+            println!("suite: {} of {} {how}: {spec}", all.len(), specs.len());
+            anyhow::Ok(())
+        };
+        let stream = async || {
+            while let Some(spec) = beside.get(next.get()) {
+                shown(spec).await?;
+            }
+            anyhow::Ok(())
+        };
+        futures_util::future::try_join_all((0..STREAMS).map(|_| stream())).await?;
+        for spec in alone {
+            shown(spec).await?;
         }
-        let focus: Vec<_> = specs.iter().map(|spec| escape(spec)).collect();
-        let focus = format!("-ginkgo.focus= ({})$", focus.join("|"));
-        self.call(&format!("stream-{number}"), &["-ginkgo.v", "-ginkgo.timeout=3h", &focus]).await
+        Ok(all.into_inner())
+    }
+
+    /// Runs one spec.
+    async fn ended(&self, spec: &Spec, number: usize) -> Result<Ended> {
+        let focus = format!("-ginkgo.focus= {}$", escape(&spec.name));
+        let log = format!("{number:03}");
+        let reports = self.call(spec.class, &log, &["-ginkgo.v", "-ginkgo.timeout=1h", &focus]).await?;
+        let Some(report) = reports.iter().find(|report| name(report) == spec.name) else {
+            return Ok(Err(format!("the suite doesn't know it: suite-{log}.log")));
+        };
+        let why = text(report, "/Failure/Message").lines().take(3).collect::<Vec<_>>().join(" ");
+        Ok(match text(report, "/State") {
+            "passed" => Ok(report["RunTime"].as_f64().unwrap_or_default() / 1e9),
+            // One wrong word in what the suite is told of the driver could be most of it.
+            "skipped" if !why.is_empty() => Err(format!(
+                "the suite skips it by itself ({why}): if that is right, it belongs into the list of those that don't \
+                 apply; if not, look at suite/{}",
+                spec.class.told
+            )),
+            "skipped" => Err(format!("the suite did not come to it: suite-{log}.log")),
+            state => Err(format!("{state}: {why}")),
+        })
     }
 
     /// Calls the suite and gives its report on every spec. That some failed is no error.
-    async fn call(&self, name: &str, arguments: &[&str]) -> Result<Vec<Value>> {
+    async fn call(&self, class: &Class, name: &str, arguments: &[&str]) -> Result<Vec<Value>> {
         let report = self.logs.join(format!("suite-{name}.json"));
         let log = std::fs::File::create(self.logs.join(format!("suite-{name}.log")))?;
+        let told = self.bed.parts.repository.join("tests/kubernetes/suite").join(class.told);
         let mut command = Command::new(&self.program);
         command
-            .arg(format!(
-                "-storage.testdriver={}",
-                self.bed.parts.repository.join("tests/kubernetes/suite/driver.yaml").display()
-            ))
+            .arg(format!("-storage.testdriver={}", told.display()))
             .arg(format!("-kubeconfig={}", self.bed.dir.join("keys/admin.kubeconfig").display()))
             .arg(format!("-kubectl-path={}", self.bed.parts.programs.join("kubectl").display()))
             .arg(format!("-ginkgo.json-report={}", report.display()))
