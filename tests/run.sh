@@ -41,11 +41,12 @@ start() {
     shift
     # Here, and not by the command, which may come later than who reads it
     : >"$log"
-    "$@" >>"$log" 2>&1 &
+    # A group of its own, which is ended as one.
+    setsid "$@" >>"$log" 2>&1 &
     jobs[$name]=$! since[$name]=$(date +%s)
 }
-# They hear it, and take away what they made.
-trap '[ "${#jobs[@]}" = 0 ] || { kill "${jobs[@]}" 2>/dev/null; wait "${jobs[@]}"; }' EXIT
+# They hear it, with what they started, and take away what they made.
+trap '[ "${#jobs[@]}" = 0 ] || { kill -- "${jobs[@]/#/-}" 2>/dev/null; wait "${jobs[@]}"; }' EXIT
 # finish NAME COUNTER: shows what was started until it ends. It took the time until its last line.
 finish() {
     local log status=0 shown began

@@ -53,6 +53,8 @@ pub(crate) struct Bed {
     pub(crate) host: Node,
     /// What runs.
     pub(crate) processes: Processes,
+    /// What the nodes show of volumes that are not the driver's.
+    pub(crate) others: Vec<String>,
     simulation: Simulation,
 }
 
@@ -89,6 +91,7 @@ impl Bed {
             nodes: if workers == 0 { nodes } else { nodes[1..].to_vec() },
             host,
             processes,
+            others: Vec::new(),
             simulation,
         };
         let names: Vec<_> = std::iter::once(&bed.host).chain(&bed.nodes).map(|node| node.name.clone()).collect();

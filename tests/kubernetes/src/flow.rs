@@ -2,8 +2,9 @@
 
 use std::{future::Future, pin::Pin, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use vultr_sim::Stats;
 
 use crate::{bed::Bed, leftovers, stage::Stage};
 
@@ -78,6 +79,7 @@ impl Flow {
             async || bed.kubectl.run(&["get", "serviceaccount", "default", "-n", &namespace]).await,
         )
         .await?;
+        let before = bed.cloud.stats();
         let mut stage = Stage { bed, namespace: namespace.clone() };
         let ran = (self.run)(&mut stage).await;
         if ran.is_err() {
@@ -86,6 +88,17 @@ impl Flow {
         // Cleaned in any case, so that the next one stands on clean ground.
         let cleaned = leftovers::none(bed, &namespace).await;
         ran?;
-        cleaned.context("at its end")
+        cleaned.context("at its end")?;
+        no_harm(&before, &bed.cloud.stats())
     }
+}
+
+/// What no pod notices on a simulated cloud, and everybody on a real one.
+fn no_harm(before: &Stats, after: &Stats) -> Result<()> {
+    ensure!(after.reboots == before.reboots, "instances were restarted by an attach or detach: {:?}", after.reboots);
+    let taken = after.dirty_detaches - before.dirty_detaches;
+    ensure!(taken == 0, "{taken} disks were taken away while something held them");
+    let refused = after.rate_limited - before.rate_limited;
+    ensure!(refused == 0, "the cloud refused {refused} requests for coming too fast");
+    Ok(())
 }

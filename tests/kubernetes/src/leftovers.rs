@@ -11,8 +11,8 @@ use crate::{
     eventually::eventually,
 };
 
-/// What a node that has nothing to do with volumes does not show: mounts of this driver's volumes, what unlocks disks, the
-/// tools that the driver runs, and loop devices, where these are not the cloud's own: on a worker, which has /bed.
+/// What a node shows that has to do with volumes: mounts, disks and what unlocks them, the tools that the driver runs, and loop
+/// devices, where these are not the cloud's own: on a worker, which has /bed.
 const LOOK: &str = r#"
 grep -E 'kubernetes.io(/|~)csi/' /proc/self/mountinfo | grep -v projected | sed 's/^/mount: /'
 [ ! -d /dev/mapper ] || ls /dev/mapper | grep -v '^control$' | sed 's/^/mapping: /'
@@ -20,7 +20,7 @@ for process in /proc/[0-9]*; do
     name=$(cat $process/comm 2>/dev/null) || continue
     # By their whole names: the kernel's own threads are called after the file systems too.
     case $name in
-        mkfs.*|mke2fs|fsck.*|e2fsck|xfs_growfs|resize2fs|cryptsetup|btrfs|blkid|fstrim) echo "process: $name";;
+        mkfs.*|mke2fs|fsck.*|e2fsck|xfs_growfs|resize2fs|cryptsetup|btrfs|blkid|blockdev|fstrim) echo "process: $name";;
     esac
 done
 [ ! -e /bed ] || losetup --list --noheadings --output NAME,BACK-FILE | sed 's/^/loop device: /'
@@ -61,9 +61,24 @@ async fn look(bed: &Bed) -> Result<Vec<String>> {
     if !cloud.is_empty() {
         left.push(format!("in the cloud: {cloud:?}"));
     }
-    for node in &bed.nodes {
-        let found = node.run(LOOK).await?;
-        left.extend(found.lines().map(|line| format!("{}: {line}", node.name)));
-    }
+    let found = on_nodes(bed).await?;
+    left.extend(found.into_iter().filter(|line| !bed.others.contains(line)));
     Ok(left)
+}
+
+/// What the nodes show already, before there is a driver: the machine that the host is may have disks of its own.
+pub(crate) async fn of_others(bed: &Bed) -> Result<Vec<String>> {
+    let mut found = on_nodes(bed).await?;
+    // These come and go, and are known by their names alone.
+    found.retain(|line| !line.contains(": process: "));
+    Ok(found)
+}
+
+async fn on_nodes(bed: &Bed) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for node in &bed.nodes {
+        let shown = node.run(LOOK).await?;
+        found.extend(shown.lines().map(|line| format!("{}: {line}", node.name)));
+    }
+    Ok(found)
 }

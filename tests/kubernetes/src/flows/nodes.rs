@@ -264,6 +264,7 @@ async fn comes_uninitialized(bed: &Bed, node: &str, pod: &str) -> Result<()> {
 pub(super) async fn the_scheduler_knows_how_many_volumes_a_node_takes(stage: &mut Stage<'_>) -> Result<()> {
     let node = stage.first();
     has_limit(stage.bed, &node, 11).await?;
+    takes_eleven(stage, &node).await?;
     let kept = keeps_to_two(stage, &node).await;
     // As it was, for the flows after this one, and for the pod that waits.
     driver::settings(stage.bed, &[]).await?;
@@ -272,6 +273,41 @@ pub(super) async fn the_scheduler_knows_how_many_volumes_a_node_takes(stage: &mu
     kept?;
     has_limit(stage.bed, &node, 11).await?;
     stage.runs("three").await
+}
+
+/// As many as the cloud attaches to an instance beside its own disk, and a pod with one more waits.
+async fn takes_eleven(stage: &Stage<'_>, node: &str) -> Result<()> {
+    // Raw, since it is not about what is on them
+    let raw = |name: &str| {
+        let mut claim = claim(name, CLASS, 10);
+        claim["spec"]["volumeMode"] = json!("Block");
+        claim
+    };
+    let names: Vec<_> = (1..=11).map(|number| format!("disk-{number}")).collect();
+    let mut objects: Vec<_> = names.iter().map(|name| raw(name)).collect();
+    objects.push(names.iter().fold(Pod::new("eleven").on(node), |pod, name| pod.with_device(name)).object);
+    stage.make(&objects).await?;
+    stage.runs_within("eleven", MOVE).await?;
+    let instance = stage.bed.node(node)?.instance.clone();
+    let attached = volumes(stage).iter().filter(|volume| volume.attached_to.as_ref() == Some(&instance)).count();
+    ensure!(attached == 11, "{attached} are attached");
+    stage.make(&[raw("disk-12"), Pod::new("twelfth").on(node).with_device("disk-12").object]).await?;
+    stage.told("twelfth", "exceed max volume count").await?;
+    let made = volumes(stage).len();
+    ensure!(made == 11, "there are {made} volumes");
+    // And has its turn when there is room.
+    stage.end("eleven").await?;
+    stage.runs("twelfth").await?;
+    stage.end("twelfth").await?;
+    for name in names.iter().map(String::as_str).chain(["disk-12"]) {
+        stage.delete(&format!("pvc/{name}")).await?;
+    }
+    eventually("the disks are deleted", POD, async || {
+        let left = volumes(stage).len();
+        ensure!(left == 0, "{left} are left");
+        Ok(())
+    })
+    .await
 }
 
 async fn keeps_to_two(stage: &Stage<'_>, node: &str) -> Result<()> {

@@ -14,6 +14,9 @@ use crate::{
 
 /// How many volumes one pod has here; an instance takes eleven.
 const TEN: usize = 10;
+/// What is asked for once in a volume's life on one node, whenever the answer comes.
+const ONCE: [Operation; 4] =
+    [Operation::CreateBlock, Operation::AttachBlock, Operation::DetachBlock, Operation::DeleteBlock];
 /// How long ten volumes and a restart may take on an emulated processor.
 const LONG: Duration = Duration::from_secs(420);
 
@@ -217,9 +220,19 @@ pub(super) async fn a_slow_cloud_gives_a_claim_its_volume_once(stage: &mut Stage
     let five = Duration::from_secs(5);
     stage.bed.cloud.add_fault(Fault::delay(Operation::Any, When::After, five));
     stage.bed.cloud.add_fault(Fault::delay(Operation::Any, When::Before, five).with_probability(0.5, 6));
+    // And once for each of these longer than the driver waits, so that what came of it is not known.
+    for operation in ONCE {
+        stage.bed.cloud.add_fault(Fault::delay(operation, When::After, Duration::from_secs(40)).times(1));
+    }
+    let before = ONCE.map(|operation| stage.bed.cloud.stats().count(operation));
     let slow = slowly(stage).await;
     stage.bed.cloud.clear_faults();
-    slow
+    slow?;
+    for (operation, before) in ONCE.into_iter().zip(before) {
+        let asked = stage.bed.cloud.stats().count(operation) - before;
+        ensure!(asked == 1, "for one volume the cloud was asked {asked} times for {operation:?}");
+    }
+    Ok(())
 }
 
 async fn slowly(stage: &Stage<'_>) -> Result<()> {
