@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use vultr_sim::{Fault, Operation, When};
 
+use super::trouble::requests;
 use crate::{
     bed::{Bed, text},
     driver::{self, CONTROLLER, NAMESPACE},
@@ -56,7 +57,7 @@ async fn two(stage: &mut Stage<'_>) -> Result<()> {
     immediate["volumeBindingMode"] = json!("Immediate");
     stage.make(&[immediate]).await?;
     cordon(stage.bed, "cordon").await?;
-    let before = creates(stage.bed);
+    let before = requests(stage.bed, Operation::CreateBlock);
     stage.bed.cloud.add_fault(Fault::delay(Operation::CreateBlock, When::After, Duration::from_secs(600)).times(1));
     stage.make(&[claim("data", "immediate", 10)]).await?;
     let volume = eventually("the cloud has the volume", POD, async || {
@@ -84,7 +85,7 @@ async fn two(stage: &mut Stage<'_>) -> Result<()> {
     ensure!(bound == volume, "the claim is bound to {bound}, and {volume} was made first");
     let volumes = stage.bed.cloud.view().volumes.len();
     ensure!(volumes == 1, "there are {volumes} volumes of one name");
-    let asked = creates(stage.bed) - before;
+    let asked = requests(stage.bed, Operation::CreateBlock) - before;
     ensure!(asked == 1, "the cloud was asked for it {asked} times");
     cordon(stage.bed, "uncordon").await?;
     let node = stage.first();
@@ -149,11 +150,6 @@ async fn restore(bed: &mut Bed) -> Result<()> {
 async fn none(bed: &Bed) -> Result<()> {
     bed.kubectl.run(&["scale", "-n", NAMESPACE, "statefulset", CONTROLLER, "--replicas=0"]).await?;
     bed.kubectl.wait(&["-n", NAMESPACE, "--for=delete", "pod", "-l", &format!("app={CONTROLLER}")], POD).await
-}
-
-/// How often the cloud was asked for a volume, answered or not.
-fn creates(bed: &Bed) -> usize {
-    bed.cloud.log().iter().filter(|entry| entry.operation == Operation::CreateBlock).count()
 }
 
 /// Lets no pod come to any node, or any again.
