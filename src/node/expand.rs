@@ -37,6 +37,7 @@ const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 impl Core {
     pub(super) async fn expand(&self, request: &Expand, deadline: Option<Instant>, lock: &Lock) -> Result<u64, Error> {
         let Expand { volume, path, wanted, key } = request;
+        self.give_back(volume).await?;
         let mounts = self.host.mounts().await?;
         let (mount, Some(disk)) = self.mounted(volume, path, &mounts).await? else {
             return Ok(wanted.unwrap_or_default());

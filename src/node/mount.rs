@@ -133,14 +133,13 @@ impl Core {
         self.check_mounted(proven, target).await
     }
 
-    /// Makes the topmost mount at `target` read-only, and only that one.
-    pub(super) async fn make_read_only(&self, target: &Path) -> Result<(), Error> {
+    /// Makes the topmost mount at `target` read-only or writable, and only that one: in this process's mount namespace.
+    pub(super) async fn remount(&self, target: &Path, read_only: bool) -> Result<(), Error> {
         let mounts = self.host.mounts().await?;
         // A remount sets all flags anew: those that are not repeated are lost.
-        let flags = mountinfo::at(&mounts, target).map_or(MountFlags::empty(), Mount::flags)
-            | MountFlags::MS_BIND
-            | MountFlags::MS_REMOUNT
-            | MountFlags::MS_RDONLY;
+        let mut flags = mountinfo::at(&mounts, target).map_or(MountFlags::empty(), Mount::flags);
+        flags.set(MountFlags::MS_RDONLY, read_only);
+        flags |= MountFlags::MS_BIND | MountFlags::MS_REMOUNT;
         let call = MountCall { source: None, target: target.to_owned(), fs_type: None, flags, data: String::new() };
         self.host.mount(call).await.map_err(|cause| Error::io("remount", target, cause))
     }

@@ -1,8 +1,8 @@
 //! Publish: a staged volume is shown at a workload's path; unpublish: it is not.
 //!
 //! ```text
-//!  staged ──disk proven, the staging mount is of it──► bound to the target ──read-only? remounted so──► published
-//!  staged share ──the staging mount is of it──► bound to the target ──read-only? remounted so──► published
+//!  staged ──disk proven, the staging mount is of it──► bound to the target, read-only if asked for ──► published
+//!  staged share ──the staging mount is of it──► bound to the target, read-only if asked for ──► published
 //!  staged as raw block ──disk proven──read-only? disk made so──► its node bound to a file ──► published
 //! ```
 //!
@@ -10,8 +10,10 @@
 //! read-only itself (`blockdev --setro`: writes fail with EPERM, for root too), for as long as it is published so; then
 //! no writable publish can be beside it.
 //!
-//! Between the bind and its remount a target is writable for a moment, before the workload starts; a record tells such
-//! a half-made publish from a writable one, should the driver end right there.
+//! A mount that is bound has the mode of the one that it is bound from, and so have those that it becomes in the mount
+//! namespaces of the node and of its pods. A remount stays in the namespace of this process's container. So for a read-only
+//! target the staging mount is read-only as seen from here for the moment of the bind, and a record tells so, should the
+//! driver end right there.
 
 use std::path::Path;
 
@@ -54,14 +56,7 @@ impl Core {
 
     async fn publish_mount(&self, request: &Publish, read_only: bool) -> Result<(), Error> {
         let (volume, target) = (&request.volume, &request.target_path);
-        if !read_only
-            && let Some(mut record) = self.records.load::<Staged>(volume).await?
-            && record.half_published.remove(target)
-        {
-            // What is there was on its way to be read-only.
-            self.clear(volume, target).await?;
-            self.records.save(volume, &record).await?;
-        }
+        self.give_back(volume).await?;
         let mounts = self.host.mounts().await?;
         let staging = mountinfo::at(&mounts, &request.staging_path);
         let Some(staging) = staging.filter(|mount| !mount.is_node) else {
@@ -71,47 +66,61 @@ impl Core {
         if staging.device != proven.number() {
             return Err(taken(volume, &request.staging_path, staging, &proven));
         }
-        let mut record = self.record_of(&proven).await?;
-        let is_half = record.half_published.contains(target);
-        match mountinfo::at(&mounts, target) {
-            Some(mount) if mount.device != proven.number() || mount.is_node => {
+        if let Some(mount) = mountinfo::at(&mounts, target) {
+            if mount.device != proven.number() || mount.is_node {
                 return Err(taken(volume, target, mount, &proven));
             }
-            Some(mount) if !is_half => {
-                debug!(%volume, path = %target.display(), "is published already");
-                return agree(mount, read_only);
-            }
-            Some(_) => {}
-            None => {
-                alone(request, &mounts, &proven)?;
-                writable(staging, read_only)?;
-                if staging.is_read_only() && !read_only {
-                    return Err(Error::Precondition(format!(
-                        "volume {volume} is staged read-only at {}",
-                        request.staging_path.display()
-                    )));
-                }
-                match &proven {
-                    Proven::Share(share) => self.answers(share, staging).await?,
-                    Proven::Disk(_) if read_only => {}
-                    Proven::Disk(_) => self.takes_writes(volume, &request.staging_path).await?,
-                }
-                self.prepare(target, Kind::Directory).await?;
-                if read_only && !is_half {
-                    record.half_published.insert(target.clone());
-                    self.records.save(volume, &record).await?;
-                }
-                self.bind(&proven, &request.staging_path, target).await?;
-            }
+            debug!(%volume, path = %target.display(), "is published already");
+            return agree(mount, read_only);
         }
-        if read_only {
-            self.make_read_only(target).await?;
+        alone(request, &mounts, &proven)?;
+        writable(staging, read_only)?;
+        if staging.is_read_only() && !read_only {
+            return Err(Error::Precondition(format!(
+                "volume {volume} is staged read-only at {}",
+                request.staging_path.display()
+            )));
         }
-        if record.half_published.remove(target) {
-            self.records.save(volume, &record).await?;
+        match &proven {
+            Proven::Share(share) => self.answers(share, staging).await?,
+            Proven::Disk(_) if read_only => {}
+            Proven::Disk(_) => self.takes_writes(volume, &request.staging_path).await?,
+        }
+        self.prepare(target, Kind::Directory).await?;
+        if read_only && !staging.is_read_only() {
+            self.bind_read_only(&proven, request).await?;
+        } else {
+            self.bind(&proven, &request.staging_path, target).await?;
         }
         info!(%volume, path = %target.display(), read_only, "published");
         Ok(())
+    }
+
+    /// Binds a writable staging mount to the target so that it is read-only there, for the node and its pods as well.
+    async fn bind_read_only(&self, proven: &Proven, request: &Publish) -> Result<(), Error> {
+        let (volume, staging) = (&request.volume, &request.staging_path);
+        let mut record = self.record_of(proven).await?;
+        // Recorded first, so that it will be undone whatever happens.
+        record.lent = Some(staging.clone());
+        self.records.save(volume, &record).await?;
+        let bound = async {
+            self.remount(staging, true).await?;
+            self.bind(proven, staging, &request.target_path).await
+        };
+        let bound = bound.await;
+        let given_back = self.give_back(volume).await;
+        bound.and(given_back)
+    }
+
+    /// Makes the staging mount writable again that was read-only for the moment of a bind.
+    pub(super) async fn give_back(&self, volume: &VolumeId) -> Result<(), Error> {
+        let Some(mut record) = self.records.load::<Staged>(volume).await? else { return Ok(()) };
+        let Some(staging) = record.lent.take() else { return Ok(()) };
+        // If the process ended meanwhile, a container of its own began with the mount as the node has it.
+        if mountinfo::at(&self.host.mounts().await?, &staging).is_some_and(Mount::is_read_only) {
+            self.remount(&staging, false).await?;
+        }
+        self.records.save(volume, &record).await
     }
 
     async fn publish_node(&self, request: &Publish, lock: &Lock) -> Result<(), Error> {
@@ -162,10 +171,7 @@ impl Core {
 
     pub(super) async fn unpublish(&self, volume: &VolumeId, target: &Path, lock: &Lock) -> Result<(), Error> {
         self.clear(volume, target).await?;
-        let Some(mut record) = self.records.load::<Staged>(volume).await? else { return Ok(()) };
-        if record.half_published.remove(target) {
-            self.records.save(volume, &record).await?;
-        }
+        let Some(record) = self.records.load::<Staged>(volume).await? else { return Ok(()) };
         if record.set_read_only {
             self.make_disk_writable(volume, lock).await?;
         }

@@ -1,7 +1,6 @@
 //! The node's durable records: which volume is staged as which disk or share, and which disk a mkfs was begun on.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, File},
     io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
@@ -41,9 +40,9 @@ pub(crate) struct Staged {
     /// The disk was made read-only by us, for raw block publishes that are.
     #[serde(default)]
     pub(crate) set_read_only: bool,
-    /// Targets that are bound and about to be made read-only: until they are, their mounts are not what they will be.
+    /// The staging path whose mount is made read-only for the moment in which it is bound to a read-only target.
     #[serde(default)]
-    pub(crate) half_published: BTreeSet<PathBuf>,
+    pub(crate) lent: Option<PathBuf>,
     /// What is mounted or shown is what was unlocked, never the disk itself.
     #[serde(default)]
     pub(crate) encrypted: bool,
@@ -114,7 +113,7 @@ impl Staged {
             diskseq: None,
             staging_path: None,
             set_read_only: false,
-            half_published: BTreeSet::new(),
+            lent: None,
             encrypted: false,
             trim: None,
         }
@@ -270,7 +269,7 @@ mod tests {
             diskseq: Some(1),
             staging_path: Some("/staging".into()),
             set_read_only: false,
-            half_published: BTreeSet::from(["/target".into()]),
+            lent: Some("/staging".into()),
             encrypted: false,
             trim: Some(Trim { week: 7 }),
         };

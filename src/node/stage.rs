@@ -54,6 +54,7 @@ pub(super) struct Before {
 impl Core {
     pub(super) async fn stage(&self, request: &Stage, deadline: Option<Instant>, lock: &Lock) -> Result<(), Error> {
         let until = deadline.unwrap_or_else(|| Instant::now() + self.patience.arrival);
+        self.give_back(&request.volume).await?;
         match &request.attachment {
             Attachment::Disk { serial, size } => self.stage_disk(request, serial, *size, until, lock).await,
             Attachment::Share { tag } => self.stage_share(request, tag, until, lock).await,

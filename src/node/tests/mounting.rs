@@ -6,7 +6,7 @@ use super::machine::{MIB, Machine, OTHER_SERIAL, run, volume};
 use crate::{
     cloud::Attachment,
     error::Error,
-    node::{Publish, Stage, Usage, host::Tool},
+    node::{Publish, Stage, Usage, host::Tool, mountinfo::Mount},
     volume::{Access, FsType},
 };
 
@@ -104,26 +104,23 @@ async fn a_read_only_publish_keeps_the_other_flags() {
 }
 
 #[tokio::test]
-async fn a_publish_that_was_cut_off_before_it_was_read_only_is_finished() {
+async fn a_driver_that_ended_while_it_published_read_only_is_made_up_for() {
     let Some(mut machine) = Machine::new() else { return };
     machine.attach(EXT4_MIB);
     machine.stage(FsType::Ext4).await.unwrap();
-    let (staging, target) = (machine.path("staging"), machine.path("target"));
-    fs::create_dir(&target).unwrap();
-    run("mount", &["--bind", staging.to_str().unwrap(), target.to_str().unwrap()]);
+    let staging = machine.path("staging");
     let record = machine.path("state").join(format!("{}.staged.json", volume()));
     let text = fs::read_to_string(&record).unwrap();
-    fs::write(&record, text.replace("\"half_published\":[]", &format!("\"half_published\":[{target:?}]"))).unwrap();
+    run("mount", &["-o", "remount,bind,ro", staging.to_str().unwrap()]);
+    fs::write(&record, text.replace("\"lent\":null", &format!("\"lent\":{staging:?}"))).unwrap();
     machine.restart(None);
-    let half = fs::read_to_string(&record).unwrap();
-    machine.node.publish(machine.publish_of("target", true)).await.unwrap();
-    assert!(machine.mounts().last().unwrap().is_read_only());
-    assert_eq!(fs::read_to_string(&record).unwrap(), text);
-    // Asked for again for writing, it is not what it was on its way to be.
-    fs::write(&record, half).unwrap();
+    machine.node.publish(machine.publish_of("reader", true)).await.unwrap();
     machine.node.publish(machine.publish_of("target", false)).await.unwrap();
     fs::write(machine.path("target/file"), "text").unwrap();
-    assert_eq!((machine.mounts().len(), fs::read_to_string(&record).unwrap()), (2, text));
+    fs::write(machine.path("reader/file"), "text").unwrap_err();
+    assert_eq!(fs::read_to_string(&record).unwrap(), text);
+    let read_only: Vec<_> = machine.mounts().iter().map(Mount::is_read_only).collect();
+    assert_eq!(read_only, [false, true, false]);
 }
 
 #[tokio::test]

@@ -45,12 +45,13 @@ async fn a_share_is_mounted_by_its_tag_bound_to_each_target_and_leaves_nothing()
         data: "dax=never".to_owned(),
     };
     let (staging, reader) = (bed.path("staging"), bed.path("reader"));
-    let read_only = MountFlags::MS_BIND | MountFlags::MS_REMOUNT | MountFlags::MS_RDONLY | MountFlags::MS_RELATIME;
+    let remounted = MountFlags::MS_BIND | MountFlags::MS_REMOUNT | MountFlags::MS_RELATIME;
     let wanted = [
         by_tag,
         mount(Some(staging.clone()), bed.path("pod"), MountFlags::MS_BIND),
-        mount(Some(staging), reader.clone(), MountFlags::MS_BIND),
-        mount(None, reader, read_only),
+        mount(None, staging.clone(), remounted | MountFlags::MS_RDONLY),
+        mount(Some(staging.clone()), reader, MountFlags::MS_BIND),
+        mount(None, staging, remounted),
     ];
     assert_eq!(format!("{:?}", bed.calls()), format!("{wanted:?}"));
     let read_only = |target| bed.mount_at(target).unwrap().is_read_only();
@@ -193,18 +194,42 @@ async fn after_a_restart_everything_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_publish_that_was_cut_off_before_it_was_read_only_is_finished() {
+async fn what_is_read_only_is_so_for_the_node_too_and_nothing_else_is() {
+    let bed = Bed::with_share();
+    bed.kernel(|kernel| kernel.in_container = true);
+    bed.node.stage(bed.stage_of(TAG), None).await.unwrap();
+    bed.node.publish(bed.publish_of("reader", true)).await.unwrap();
+    bed.node.publish(bed.publish_of("pod", false)).await.unwrap();
+    for (target, read_only) in [("reader", true), ("pod", false), ("staging", false)] {
+        let seen = bed.kernel(|kernel| kernel.top(&bed.path(target)).unwrap().seen);
+        assert_eq!(seen.contains(MountFlags::MS_RDONLY), read_only, "{target}");
+        assert_eq!(bed.mount_at(target).unwrap().is_read_only(), read_only, "{target}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_staging_mount_that_was_left_read_only_is_writable_again() {
     let mut bed = Bed::with_share();
     bed.node.stage(bed.stage_of(TAG), None).await.unwrap();
-    bed.node.publish(bed.publish_of("pod", false)).await.unwrap();
     let record = bed.path("state").join(format!("{}.staged.json", id(1)));
     let text = std::fs::read_to_string(&record).unwrap();
-    let half = format!("\"half_published\":[{:?}]", bed.path("pod"));
-    std::fs::write(&record, text.replace("\"half_published\":[]", &half)).unwrap();
-    bed.restart();
-    bed.node.publish(bed.publish_of("pod", true)).await.unwrap();
-    assert!(bed.mount_at("pod").unwrap().is_read_only());
-    assert_eq!(std::fs::read_to_string(&record).unwrap(), text);
+    for repeat_stage in [false, true] {
+        let lent = format!("\"lent\":{:?}", bed.path("staging"));
+        std::fs::write(&record, text.replace("\"lent\":null", &lent)).unwrap();
+        bed.kernel(|kernel| {
+            kernel.table.last_mut().unwrap().flags = MountFlags::MS_RDONLY;
+            kernel.table.last_mut().unwrap().seen = MountFlags::MS_RDONLY;
+        });
+        bed.restart();
+        if repeat_stage {
+            bed.node.stage(bed.stage_of(TAG), None).await.unwrap();
+        }
+        bed.node.publish(bed.publish_of("pod", false)).await.unwrap();
+        assert!(!bed.mount_at("pod").unwrap().is_read_only());
+        assert!(!bed.mount_at("staging").unwrap().is_read_only());
+        assert_eq!(std::fs::read_to_string(&record).unwrap(), text);
+        bed.unpublish(1, "pod").await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

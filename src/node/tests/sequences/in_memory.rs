@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    plan::{Change, Kind, Link, Meanwhile, NODES, Plan},
+    plan::{Change, Kind, Link, Meanwhile, NODES, Place, Plan},
     raw,
-    world::{Contents, Format, Holds, Leads, Seen, Shown, World, id, serial, text},
+    world::{Contents, Format, Holds, Leads, Seen, Shown, World, id, is_lent, serial, text},
 };
 use crate::{
     cloud::vultr::PROFILE,
@@ -92,6 +92,7 @@ impl InMemory {
         for node in 0..NODES {
             let mut kernel = Kernel::new(root.path().join(format!("node-{node}/dev")));
             kernel.forgets = fault == Some(Fault::Forgets);
+            kernel.in_container = (plan.seed + node as u64).is_multiple_of(2);
             state.images.push(Image::blank(SMALL));
             state.attached += 1;
             // The machine's own disk.
@@ -126,6 +127,7 @@ impl InMemory {
 
     fn start(&self, node: usize, before: Vec<Arc<Life>>) -> Running {
         let (life, inner) = (Life::new(), &self.0);
+        self.state().kernels[node].driver_starts();
         let host = SimulatedHost::new(&inner.shared, node, &self.root(node), &life, &inner.pace, &inner.changes);
         let process = Process {
             host: Arc::new(host),
@@ -330,11 +332,15 @@ impl World for InMemory {
         let kernel = &state.kernels[node];
         let seen = kernel.table.iter().map(|entry| {
             let disk = kernel.behind(entry.what);
+            let volume = disk.and_then(|disk| self.volume(disk.image));
             Seen {
                 path: entry.target.clone(),
-                volume: disk.and_then(|disk| self.volume(disk.image)),
+                volume,
+                lent: volume.is_some_and(|volume| {
+                    entry.target == self.path(node, volume, Place::Staging) && is_lent(&self.root(node), volume)
+                }),
                 alive: disk.is_some_and(|disk| kernel.is_alive(disk)),
-                read_only: entry.flags.contains(MountFlags::MS_RDONLY),
+                read_only: entry.seen.contains(MountFlags::MS_RDONLY),
                 frozen: kernel.is_frozen(entry.what),
                 is_node: matches!(entry.what, What::Node(_)),
             }
@@ -400,7 +406,7 @@ impl World for InMemory {
             image.write(free, &raw::block(name, bytes));
             return Ok(());
         }
-        if entry.flags.contains(MountFlags::MS_RDONLY) || kernel.is_frozen(entry.what) {
+        if entry.seen.contains(MountFlags::MS_RDONLY) || kernel.is_frozen(entry.what) {
             return Err(Errno::EROFS.into());
         }
         let (_, files) = kernel.mounted(entry.what).ok_or(Errno::EIO)?;

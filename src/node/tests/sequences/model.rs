@@ -316,7 +316,7 @@ impl State<'_> {
             }
             _ if kind.is_raw() => Success,
             Some(seen) if seen.alive => {
-                let agrees = seen.read_only == read_only && (read_only || !seen.frozen) && !other_fs;
+                let agrees = (seen.read_only && !seen.lent) == read_only && (read_only || !seen.frozen) && !other_fs;
                 if agrees { Success } else { Refusal }
             }
             _ if !kind.is_usable() => Refusal,
@@ -371,7 +371,7 @@ impl State<'_> {
             Some(_) if self.is_unsure() => Either,
             Some(seen) if seen.read_only != read_only || seen.frozen && !read_only => Refusal,
             None if single_writer && other => Refusal,
-            None if !read_only && (staging.read_only || staging.frozen) => Refusal,
+            None if !read_only && (staging.read_only && !staging.lent || staging.frozen) => Refusal,
             Some(_) | None => Success,
         }
     }

@@ -26,9 +26,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     disk::Loop,
-    plan::{Change, Kind, Meanwhile, NODES, Plan},
+    plan::{Change, Kind, Meanwhile, NODES, Place, Plan},
     raw,
-    world::{Contents, Format, Holds, Leads, Seen, Shown, World},
+    world::{Contents, Format, Holds, Leads, Seen, Shown, World, is_lent},
 };
 use crate::{
     cloud::vultr::PROFILE,
@@ -303,6 +303,9 @@ impl World for Real {
                 volume,
                 alive: attached.is_some_and(|attached| attached.node == node),
                 read_only: mount.is_read_only(),
+                lent: volume.is_some_and(|volume| {
+                    mount.target == self.path(node, volume, Place::Staging) && is_lent(&self.root(node), volume)
+                }),
                 is_node: mount.fs_type == "devtmpfs",
                 frozen: mount.is_frozen() && mount.fs_type != "devtmpfs",
                 path: mount.target,

@@ -52,6 +52,8 @@ pub(crate) struct Seen {
     /// The disk is still attached.
     pub(crate) alive: bool,
     pub(crate) read_only: bool,
+    /// It is so for the moment of a publish, in the middle of which the driver ended.
+    pub(crate) lent: bool,
     /// The whole file system takes no writes.
     pub(crate) frozen: bool,
     pub(crate) is_node: bool,
@@ -153,6 +155,12 @@ pub(crate) trait World {
 /// The id of a volume.
 pub(crate) fn id(volume: usize) -> VolumeId {
     VolumeId::parse(IdForm::Uuid, &format!("cb676a46-66fd-4dfb-b839-{volume:012}")).expect("a UUID")
+}
+
+/// Whether the record of a volume says that its staging mount is read-only for a moment only.
+pub(crate) fn is_lent(root: &Path, volume: usize) -> bool {
+    let record = std::fs::read_to_string(root.join(format!("state/{}.staged.json", id(volume))));
+    record.is_ok_and(|record| record.contains("\"lent\":\""))
 }
 
 /// The serial of a volume's disk.

@@ -92,6 +92,7 @@ impl Bed {
 
     /// The driver is started anew.
     pub(super) fn restart(&mut self) {
+        self.kernel(Kernel::driver_starts);
         self.node = start(&self.shared, self.root.path());
     }
 

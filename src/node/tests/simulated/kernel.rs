@@ -99,10 +99,14 @@ pub(crate) enum What {
 pub(crate) struct Entry {
     pub(crate) target: PathBuf,
     pub(crate) what: What,
+    /// As the driver sees it.
     pub(crate) flags: MountFlags,
+    /// As the node and its pods do.
+    pub(crate) seen: MountFlags,
 }
 
 /// One machine's kernel, and its udev.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Default)]
 pub(crate) struct Kernel {
     dev_dir: PathBuf,
@@ -118,6 +122,8 @@ pub(crate) struct Kernel {
     /// The calls of mount(2) there were, in their order.
     pub(crate) calls: Vec<MountCall>,
     pub(crate) boot: u64,
+    /// The driver is in a container: mounts reach its namespace and leave it, and remounts don't.
+    pub(crate) in_container: bool,
     /// It loses what was not brought to a disk before the unmount; which no kernel does.
     pub(crate) forgets: bool,
     supers: Vec<Super>,
@@ -157,6 +163,13 @@ impl Kernel {
             self.links.insert(serial.to_owned(), disk.name());
         }
         self.disks.push(disk);
+    }
+
+    /// The driver is started, with the mounts as the node has them.
+    pub(crate) fn driver_starts(&mut self) {
+        for entry in &mut self.table {
+            entry.flags = entry.seen;
+        }
     }
 
     /// Takes a disk away, whatever still has it.

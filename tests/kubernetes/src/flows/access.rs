@@ -44,6 +44,7 @@ pub(super) async fn what_is_read_only_is_read_and_not_written(stage: &mut Stage<
         stage.run(pod).await?;
         only_reads(stage, pod.name()).await?;
     }
+    is_mounted_read_only(stage, &node, "by-volume").await?;
     stage.sh("writer", "echo kept > /data/file && rm /data/file && echo kept > /data/file && sync /data/file").await?;
     // Alone, so that it is staged for nobody else
     for pod in [&by_mount, &by_volume] {
@@ -52,12 +53,23 @@ pub(super) async fn what_is_read_only_is_read_and_not_written(stage: &mut Stage<
     stage.end("writer").await?;
     stage.run(&by_volume).await?;
     only_reads(stage, "by-volume").await?;
+    is_mounted_read_only(stage, &node, "by-volume").await?;
     stage.end("by-volume").await?;
     // And nothing of that sticks to the volume
     stage.run(&Pod::new("writer").on(&node).with("data")).await?;
     stage.sh("writer", "echo more >> /data/file").await?;
     stage.end("writer").await?;
     stage.delete("pvc/data").await
+}
+
+/// The pod can't tell by whom: the kubelet makes the container's mount of it read-only as well.
+async fn is_mounted_read_only(stage: &Stage<'_>, node: &str, pod: &str) -> Result<()> {
+    let uid = text(&stage.get(&format!("pod/{pod}")).await?, "/metadata/uid").to_owned();
+    let options = format!(r#"awk '$5 ~ "/pods/{uid}/volumes/kubernetes.io~csi/" {{ print $6 }}' /proc/self/mountinfo"#);
+    let found = stage.bed.node(node)?.run(&options).await?;
+    let options: Vec<_> = found.trim().split(',').collect();
+    ensure!(options[0] == "ro", "{pod}: the driver mounted the volume with '{found}'");
+    Ok(())
 }
 
 async fn only_reads(stage: &Stage<'_>, pod: &str) -> Result<()> {

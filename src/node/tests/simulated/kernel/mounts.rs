@@ -33,8 +33,11 @@ impl Kernel {
         let MountCall { source, target, fs_type, flags, .. } = call;
         self.calls.push(call.clone());
         if flags.contains(MountFlags::MS_REMOUNT) {
-            let entry = self.table.iter_mut().rev().find(|entry| entry.target == *target);
-            entry.ok_or(Errno::EINVAL)?.flags = *flags & !(MountFlags::MS_REMOUNT | MountFlags::MS_BIND);
+            let entry = self.table.iter_mut().rev().find(|entry| entry.target == *target).ok_or(Errno::EINVAL)?;
+            entry.flags = *flags & !(MountFlags::MS_REMOUNT | MountFlags::MS_BIND);
+            if !self.in_container {
+                entry.seen = entry.flags;
+            }
             return Ok(());
         }
         let source = source.as_deref().ok_or(Errno::EINVAL)?;
@@ -52,7 +55,7 @@ impl Kernel {
                 (None, None) => return Err(Errno::ENOENT.into()),
             },
         };
-        self.table.push(Entry { target: target.clone(), what, flags });
+        self.table.push(Entry { target: target.clone(), what, flags, seen: flags });
         Ok(())
     }
 
