@@ -1,6 +1,6 @@
 //! `/metrics`, `/healthz` and `/readyz`, for Prometheus and for probes.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
 use hyper::server::conn::http1;
@@ -10,8 +10,8 @@ use hyper_util::{
 };
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, watch},
-    task::JoinHandle,
+    sync::watch,
+    task::{AbortHandle, JoinHandle},
     time::sleep,
 };
 use tracing::{debug, info, warn};
@@ -44,10 +44,8 @@ pub async fn serve(
 
 /// Like `axum::serve`, which knows no limits.
 async fn answer(listener: TcpListener, router: Router) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut open = VecDeque::new();
     loop {
-        // It is never closed.
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -57,15 +55,22 @@ async fn answer(listener: TcpListener, router: Router) {
                 continue;
             }
         };
+        open.retain(|connection: &AbortHandle| !connection.is_finished());
+        // The oldest goes, so that a probe never waits for who says nothing or never reads.
+        if open.len() >= CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
         let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             let mut http = http1::Builder::new();
             http.timer(TokioTimer::new()).header_read_timeout(SILENCE);
             if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
                 debug!(%error, "a connection for metrics and health has ended");
             }
-            drop(place);
         });
+        open.push_back(connection.abort_handle());
     }
 }
 
@@ -114,7 +119,7 @@ mod tests {
     const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: node\r\n\r\n";
 
     #[tokio::test(start_paused = true)]
-    async fn who_says_nothing_takes_nobodys_place_for_long() {
+    async fn who_says_nothing_takes_nobodys_place() {
         let identity = Identity::new("test".to_owned());
         let (_standing, stands) = watch::channel(String::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -130,7 +135,7 @@ mod tests {
         }
         let mut probe = TcpStream::connect(address).await.unwrap();
         probe.write_all(REQUEST).await.unwrap();
-        let read = timeout(SILENCE * 3, probe.read(&mut answer)).await.expect("it is answered").unwrap();
+        let read = timeout(SILENCE / 2, probe.read(&mut answer)).await.expect("it is answered").unwrap();
         assert!(answer[..read].starts_with(b"HTTP/1.1 200 OK"), "{}", String::from_utf8_lossy(&answer[..read]));
         for mut connection in silent {
             let ended = timeout(SILENCE * 3, connection.read(&mut answer)).await.expect("it is ended");

@@ -54,6 +54,7 @@ use crate::{
     metrics::Metrics,
     node::{Linux, Node, Paths},
     registration::Registration,
+    server::End,
 };
 
 /// How long the start waits for the cloud at most.
@@ -128,26 +129,33 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     }
     let grace = config.grace.saturating_sub(config::LAST_OF_GRACE);
     let identity = services.identity.clone();
-    let told_to_end = CancellationToken::new();
-    let told = async {
-        shutdown.await;
-        told_to_end.cancel();
-    };
-    let mut serving = pin!(server::serve(&config.endpoint, services, registration.as_ref(), &tasks, grace, told));
+    let ending = CancellationToken::new();
+    let serving = server::serve(&config.endpoint, services, registration.as_ref(), &tasks, grace, shutdown, &ending);
+    let mut serving = pin!(serving);
     let Some(wanted) = wanted else {
         begin(identity);
-        return serving.await;
+        return ended(serving.await?, &config);
     };
     let lease = tokio::select! {
         biased;
-        served = &mut serving => return served,
+        served = &mut serving => return ended(served?, &config),
         // Who is about to end takes no lease.
-        () = told_to_end.cancelled() => return serving.await,
+        () = ending.cancelled() => return ended(serving.await?, &config),
         held = wanted.acquire(&standing) => held,
     };
     standing.send_replace("starting".to_owned());
     begin(identity);
-    serve_while(lease, serving).await
+    ended(serve_while(lease, serving).await?, &config)
+}
+
+fn ended(how: End, config: &Config) -> Result<(), RunError> {
+    match how {
+        End::Told => Ok(()),
+        End::Robbed => Err(RunError::Failed(format!(
+            "socket {}: somebody removed or replaced it, so nobody can call",
+            config.endpoint.display()
+        ))),
+    }
 }
 
 /// The lease `name`, not yet held.
@@ -160,7 +168,7 @@ async fn wanted_lease(name: String, fence: Fence) -> Result<Lease, RunError> {
 }
 
 /// Serves for as long as the lease is held; gives it back if all has ended in order by then.
-async fn serve_while(mut lease: Held, serving: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
+async fn serve_while(mut lease: Held, serving: impl Future<Output = Result<End, RunError>>) -> Result<End, RunError> {
     tokio::select! {
         biased;
         lost = lease.keep() => Err(RunError::Failed(format!("{lost}; ending at once"))),

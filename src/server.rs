@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     Status,
     body::Body,
@@ -104,11 +104,21 @@ pub fn stop_signal() -> Result<impl Future<Output = ()>, RunError> {
     })
 }
 
-/// Serves on the socket, and is offered to the kubelet by `registration`, until `shutdown`; then lets calls and the
-/// operations of `tasks` end, for `grace`.
+/// Why it ended in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was told to.
+    Told,
+    /// Somebody took the socket's file away, or put another in its place. Nobody can call any more, and nobody would say so:
+    /// whoever starts this process again gets a new socket, or hears that another driver serves there now.
+    Robbed,
+}
+
+/// Serves on the socket, and is offered to the kubelet by `registration`, until `shutdown` or until the socket is gone; then
+/// cancels `ending` and lets calls and the operations of `tasks` end, for `grace`.
 ///
 /// # Errors
-/// If the socket cannot be had, if somebody takes its file away, or if something is still in flight when the grace is over.
+/// If the socket cannot be had, or if something is still in flight when the grace is over.
 pub async fn serve(
     socket: &Path,
     services: Services,
@@ -116,7 +126,8 @@ pub async fn serve(
     tasks: &TaskTracker,
     grace: Duration,
     shutdown: impl Future<Output = ()>,
-) -> Result<(), RunError> {
+    ending: &CancellationToken,
+) -> Result<End, RunError> {
     let listener = listen(socket).await.map_err(RunError::Failed)?;
     let file = SocketFile::of(socket);
     info!(socket = %socket.display(), "serving");
@@ -137,16 +148,15 @@ pub async fn serve(
             None => std::future::pending().await,
         }
     };
-    let robbed = tokio::select! {
-        () = shutdown => false,
+    let end = tokio::select! {
+        () = shutdown => End::Told,
         ended = &mut server => {
             return Err(RunError::Failed(format!("the gRPC server ended by itself: {ended:?}")));
         }
         problem = offered => return Err(RunError::Failed(problem)),
-        // Nobody can call any more, and nobody would say so. Whoever starts this process again gets a new socket, or hears
-        // that another driver serves there now.
-        () = file.removed() => true,
+        () = file.removed() => End::Robbed,
     };
+    ending.cancel();
     // Operations outlive their calls, so both are waited for.
     // The file goes first: once nothing accepts there, a successor may put its own in the place.
     drop(file);
@@ -157,13 +167,9 @@ pub async fn serve(
         tokio::time::timeout(ANSWERS, &mut server).await
     });
     match drained.await.and_then(|ended| ended) {
-        Ok(Ok(Ok(()))) if robbed => Err(RunError::Failed(format!(
-            "socket {}: somebody removed or replaced it, so nobody can call",
-            socket.display()
-        ))),
         Ok(Ok(Ok(()))) => {
             info!("ended in order");
-            Ok(())
+            Ok(end)
         }
         Ok(ended) => Err(RunError::Failed(format!("the gRPC server ended badly: {ended:?}"))),
         Err(_) => {
@@ -171,7 +177,7 @@ pub async fn serve(
             let left = tasks.len();
             if left == 0 {
                 // Only connections that their owners keep open for ever, or whose calls only look.
-                return Ok(());
+                return Ok(end);
             }
             Err(RunError::Failed(format!("{left} operations were still in flight after {} s", grace.as_secs())))
         }
@@ -198,7 +204,16 @@ mod tests {
         let services = Services { identity: Identity::new("test".to_owned()), controller: None, node: None };
         let (serving_path, serving_tasks) = (path.clone(), tasks.clone());
         let server = tokio::spawn(async move {
-            serve(&serving_path, services, None, &serving_tasks, GRACE, async { stopped.await.unwrap() }).await
+            serve(
+                &serving_path,
+                services,
+                None,
+                &serving_tasks,
+                GRACE,
+                async { stopped.await.unwrap() },
+                &CancellationToken::new(),
+            )
+            .await
         });
         while UnixStream::connect(&path).await.is_err() {
             tokio::task::yield_now().await;
@@ -225,15 +240,15 @@ mod tests {
             let services = Services { identity: Identity::new("test".to_owned()), controller: None, node: None };
             let serving = path.clone();
             let server = tokio::spawn(async move {
-                serve(&serving, services, None, &TaskTracker::new(), GRACE, std::future::pending()).await
+                let ending = CancellationToken::new();
+                serve(&serving, services, None, &TaskTracker::new(), GRACE, std::future::pending(), &ending).await
             });
             while UnixStream::connect(&path).await.is_err() {
                 tokio::task::yield_now().await;
             }
             std::fs::remove_file(&path).unwrap();
             let other = if replaced { Some(listen(&path).await.unwrap()) } else { None };
-            let problem = server.await.unwrap().unwrap_err().to_string();
-            assert!(problem.contains("csi.sock: somebody removed or replaced it"), "{problem}");
+            assert_eq!(server.await.unwrap().unwrap(), End::Robbed);
             assert_eq!(path.exists(), replaced, "the other's is left alone");
             drop(other);
         }
@@ -247,7 +262,16 @@ mod tests {
         let services = Services { identity: Identity::new("test".to_owned()), controller: None, node: None };
         let serving = path.clone();
         let server = tokio::spawn(async move {
-            serve(&serving, services, None, &TaskTracker::new(), GRACE, async { stopped.await.unwrap() }).await
+            serve(
+                &serving,
+                services,
+                None,
+                &TaskTracker::new(),
+                GRACE,
+                async { stopped.await.unwrap() },
+                &CancellationToken::new(),
+            )
+            .await
         });
         while UnixStream::connect(&path).await.is_err() {
             tokio::task::yield_now().await;

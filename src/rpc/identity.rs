@@ -1,13 +1,9 @@
 //! The Identity service: who the driver is, what it can do, and whether it has started.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::BTreeMap, time::Duration};
 
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::csi::{
@@ -18,19 +14,24 @@ use crate::csi::{
     },
 };
 
+/// How long Probe waits for the start before it says that it is not complete. The sidecars ask again a second later and log
+/// each answer, and one that waits for a lease may wait for months. They wait 10 s and more for an answer.
+const PATIENCE: Duration = Duration::from_secs(4);
+
 /// The Identity service.
 #[derive(Debug, Clone)]
 pub struct Identity {
     name: String,
     controller: bool,
     snapshots: bool,
-    started: Arc<AtomicBool>,
+    /// Cancelled when it is.
+    started: CancellationToken,
 }
 
 impl Identity {
     /// The identity of the driver `name`.
     pub fn new(name: String) -> Self {
-        Self { name, controller: false, snapshots: false, started: Arc::default() }
+        Self { name, controller: false, snapshots: false, started: CancellationToken::new() }
     }
 
     /// The same of one that serves the Controller service, and perhaps snapshots, which have a region as volumes do.
@@ -42,12 +43,12 @@ impl Identity {
     /// Notes that the start is complete; from here on Probe is true, whatever the cloud's weather: a restart, which is
     /// what a liveness probe asks for, would end work in flight and mend nothing.
     pub fn started(&self) {
-        self.started.store(true, Ordering::Relaxed);
+        self.started.cancel();
     }
 
     /// Whether the start is complete.
     pub fn has_started(&self) -> bool {
-        self.started.load(Ordering::Relaxed)
+        self.started.is_cancelled()
     }
 }
 
@@ -85,7 +86,8 @@ impl identity_server::Identity for Identity {
     }
 
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
-        Ok(Response::new(ProbeResponse { ready: Some(self.has_started()) }))
+        let ready = timeout(PATIENCE, self.started.cancelled()).await.is_ok();
+        Ok(Response::new(ProbeResponse { ready: Some(ready) }))
     }
 }
 
@@ -94,12 +96,18 @@ mod tests {
     use super::*;
     use crate::csi::identity_server::Identity as _;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn probe_is_false_only_until_the_start_is_complete() {
         let identity = Identity::new("test".to_owned()).with_controller(true);
         let ready = async || identity.probe(Request::new(ProbeRequest {})).await.unwrap().into_inner().ready;
         assert_eq!(ready().await, Some(false));
-        identity.started();
+        let began = tokio::time::Instant::now();
+        let started = async {
+            tokio::time::sleep(PATIENCE / 2).await;
+            identity.started();
+        };
+        assert_eq!(tokio::join!(ready(), started).0, Some(true));
+        assert!(began.elapsed() < PATIENCE, "who asks is told at once");
         assert_eq!(ready().await, Some(true));
     }
 }
