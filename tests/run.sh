@@ -41,12 +41,17 @@ start() {
     shift
     # Here, and not by the command, which may come later than who reads it
     : >"$log"
-    # A group of its own, which is ended as one.
-    setsid "$@" >>"$log" 2>&1 &
+    # Of root, a group of its own, which is ended as one: sudo may want the terminal.
+    if [ "$(id -u)" = 0 ]; then setsid "$@" >>"$log" 2>&1 & else "$@" >>"$log" 2>&1 & fi
     jobs[$name]=$! since[$name]=$(date +%s)
 }
 # They hear it, with what they started, and take away what they made.
-trap '[ "${#jobs[@]}" = 0 ] || { kill -- "${jobs[@]/#/-}" 2>/dev/null; wait "${jobs[@]}"; }' EXIT
+end_jobs() {
+    [ "${#jobs[@]}" != 0 ] || return 0
+    if [ "$(id -u)" = 0 ]; then kill -- "${jobs[@]/#/-}"; else kill "${jobs[@]}"; fi 2>/dev/null
+    wait "${jobs[@]}"
+}
+trap end_jobs EXIT
 # finish NAME COUNTER: shows what was started until it ends. It took the time until its last line.
 finish() {
     local log status=0 shown began
@@ -207,9 +212,9 @@ image() {
     done
 }
 
-# A real Kubernetes: the host as its only node, and two virtual workers. FLOWS=all shows every flow on both and runs on
-# the workers all of the Kubernetes storage suite that applies; otherwise they show the few flows that need them most. On
-# the host a sample of the suite is run.
+# A real Kubernetes: the host as its only node, and two virtual workers. FLOWS=all shows every flow on both, and runs all of
+# the Kubernetes storage suite that applies: on the host, whose processor is real, and on the workers what needs them.
+# Otherwise the workers show the few flows that need them most, and the host runs a sample of the suite.
 count_bed() {
     awk '/^(kubernetes|suite): [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ { p += $2; f += $4; s += $6 }
         END { print p + 0, f + 0, s + 0 }' "$1"
@@ -243,9 +248,10 @@ declare -rA BEDS=([host]="kubernetes on the host" [virtual]="kubernetes on two w
 begin() {
     local flows=${FLOWS:-some} suite=none
     case "$1 $flows" in
-        "host some" | "host all") suite=sample ;;
+        "host some") suite=sample ;;
+        "host all") suite=all ;;
         host*) return 0 ;;
-        "virtual all") suite=all ;;
+        "virtual all") suite=rest ;;
     esac
     [ -z "${jobs[${BEDS[$1]}]:-}" ] && kubernetes_is_made || return 0
     start "${BEDS[$1]}" \

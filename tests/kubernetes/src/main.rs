@@ -52,6 +52,8 @@ enum Suite {
     Sample,
     /// Without the specs marked slow.
     Quick,
+    /// What can't be run on the host.
+    Rest,
     /// All that applies.
     All,
 }
@@ -234,7 +236,8 @@ async fn show(bed: &mut Bed, flows: &[Flow], flags: &Flags) -> Result<bool> {
     let logs = bed.processes.logs().to_owned();
     let program = std::fs::canonicalize(flags.cache.join("suite")).context("suite: run prepare.sh")?;
     let every = if flags.suite == Suite::Sample { 7 } else { 1 };
-    let choice = suite::Choice { focus: &flags.focus, slow: flags.suite == Suite::All, every };
+    let slow = matches!(flags.suite, Suite::All | Suite::Rest);
+    let choice = suite::Choice { focus: &flags.focus, slow, every, rest: flags.suite == Suite::Rest };
     let ended = suite::run(bed, &program, &logs, &choice).await?;
     ended.print();
     leftovers::gone(bed).await.context("after the suite")?;

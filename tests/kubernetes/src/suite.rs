@@ -136,6 +136,8 @@ pub(crate) struct Choice<'a> {
     pub(crate) slow: bool,
     /// Of these, one in so many.
     pub(crate) every: usize,
+    /// Only those that can't be run on the host.
+    pub(crate) rest: bool,
 }
 
 /// Runs the specs that apply and are chosen.
@@ -154,9 +156,12 @@ pub(crate) async fn run(bed: &Bed, program: &Path, logs: &Path, choice: &Choice<
     for spec in specs {
         let fits = |(parts, _): &&(&[&str], &'static str)| parts.iter().all(|part| spec.name.contains(part));
         let reason = NOT_FOR_US.iter().find(fits).or_else(|| spec.class.not_for_it.iter().find(fits));
-        let reason = reason.or_else(|| if bed.nodes.len() > 1 { None } else { NOT_ON_THE_HOST.iter().find(fits) });
+        let not_there = NOT_ON_THE_HOST.iter().find(fits);
+        let reason = reason.or_else(|| not_there.filter(|_| bed.nodes.len() == 1));
+        let is_there = not_there.is_none() && !spec.class.on_workers;
         match reason {
             Some((_, reason)) => result.skip(reason, spec.to_string()),
+            None if choice.rest && is_there => result.skip("it is run on the host", spec.to_string()),
             None if !spec.to_string().contains(choice.focus) || (!choice.slow && spec.name.contains("[Slow]")) => {
                 result.skip("not chosen in this run", spec.to_string());
             }
@@ -252,7 +257,7 @@ impl Suite<'_> {
         let shown = async |spec: &'a Spec| {
             let number = next.get() + 1;
             next.set(number);
-            let ended = self.ended(spec, number).await?;
+            let ended = self.ended(spec, number).await;
             let how = match &ended {
                 Ok(seconds) => format!("passed in {seconds:.1} s"),
                 Err(reason) => format!("FAILED: {reason}"),
@@ -276,15 +281,19 @@ impl Suite<'_> {
     }
 
     /// Runs one spec.
-    async fn ended(&self, spec: &Spec, number: usize) -> Result<Ended> {
+    async fn ended(&self, spec: &Spec, number: usize) -> Ended {
         let focus = format!("-ginkgo.focus= {}$", escape(&spec.name));
         let log = format!("{number:03}");
-        let reports = self.call(spec.class, &log, &["-ginkgo.v", "-ginkgo.timeout=1h", &focus]).await?;
+        let reports = match self.call(spec.class, &log, &["-ginkgo.v", "-ginkgo.timeout=1h", &focus]).await {
+            Ok(reports) => reports,
+            // One that ended in the middle takes no other along.
+            Err(error) => return Err(format!("{error:#}")),
+        };
         let Some(report) = reports.iter().find(|report| name(report) == spec.name) else {
-            return Ok(Err(format!("the suite doesn't know it: suite-{log}.log")));
+            return Err(format!("the suite doesn't know it: suite-{log}.log"));
         };
         let why = text(report, "/Failure/Message").lines().take(3).collect::<Vec<_>>().join(" ");
-        Ok(match text(report, "/State") {
+        match text(report, "/State") {
             "passed" => Ok(report["RunTime"].as_f64().unwrap_or_default() / 1e9),
             // One wrong word in what the suite is told of the driver could be most of it.
             "skipped" if !why.is_empty() => Err(format!(
@@ -294,7 +303,7 @@ impl Suite<'_> {
             )),
             "skipped" => Err(format!("the suite did not come to it: suite-{log}.log")),
             state => Err(format!("{state}: {why}")),
-        })
+        }
     }
 
     /// Calls the suite and gives its report on every spec. That some failed is no error.
