@@ -200,7 +200,10 @@ impl World for Real {
     fn is_passing(&self, error: &Error) -> bool {
         match error {
             Error::Io { cause, .. } => errno(cause) == Errno::EBUSY,
-            Error::Tool { output, .. } => output.contains("in use by the system"),
+            // As mkfs.ext4 says it, and the others
+            Error::Tool { output, .. } => {
+                output.contains("in use by the system") || output.contains("Device or resource busy")
+            }
             Error::DiskRefused { found, .. } => found.contains("cannot be had exclusively"),
             _ => false,
         }
