@@ -86,6 +86,7 @@ const CLASSES: &[Class] = &[
         not_for_it: &[
             (&["(block volmode)"], "a shared file system is no raw device"),
             (&["different volume mode"], "a shared file system is no raw device"),
+            (&["mismatched mode"], "a shared file system is no raw device"),
             (&["(ext4)"], "a shared file system is of the cloud's own kind"),
             (&["(xfs)"], "a shared file system is of the cloud's own kind"),
             (&["napshot"], "the cloud makes no snapshots of shared file systems"),
