@@ -179,6 +179,12 @@ async fn waits(stage: &Stage<'_>, node: &str, pod: &str) -> Result<()> {
     };
     let deleted = bed.kubectl.field(&["pod", "-n", NAMESPACE, pod], ".metadata.deletionTimestamp").await?;
     ensure!(!deleted.is_empty(), "the driver's pod is not being deleted");
+    eventually("the log says what the hook waits for", POD, async || {
+        let told = bed.kubectl.run(&["logs", "-n", NAMESPACE, pod, "-c", "driver", "--tail=20"]).await?;
+        ensure!(told.contains("waiting until its volumes are off it"), "it says:\n{told}");
+        Ok(())
+    })
+    .await?;
     // Nobody has told the volume to go yet.
     let attached = attachments(bed, node).await?;
     ensure!(attached == 1, "{attached} volumes are attached");
