@@ -18,7 +18,7 @@ pub use self::{
 use self::{
     check::{Mistakes, OBJECT_NAME, base_url, given, is_driver_name, is_object_name, socket_path},
     commands::{resolve_orphans, resolve_pre_stop},
-    flags::{Cli, Service},
+    flags::{Cli, LeaseFlags, Service},
 };
 use crate::cloud::{PROFILES, Profile};
 
@@ -122,12 +122,13 @@ pub fn parse() -> Result<Command, String> {
 }
 
 fn resolve(service: Service) -> Result<Command, String> {
+    let no_lease = LeaseFlags { lease: None, pod_name: None };
     let (common, account, lease, node) = match service {
         Service::Orphans { account, orphans } => return resolve_orphans(account, orphans).map(Command::Orphans),
         Service::PreStop(flags) => return resolve_pre_stop(flags).map(Command::PreStop),
-        Service::Controller { common, account, lease } => (common, Some(account), lease.lease, None),
-        Service::Node { common, node } => (common, None, None, Some(node)),
-        Service::All { common, account, node } => (common, Some(account), None, Some(node)),
+        Service::Controller { common, account, lease } => (common, Some(account), lease, None),
+        Service::Node { common, node } => (common, None, no_lease, Some(node)),
+        Service::All { common, account, node } => (common, Some(account), no_lease, Some(node)),
     };
     let mut mistakes = Mistakes(Vec::new());
     let profile = profile_named(&common.cloud, &mut mistakes);
@@ -151,10 +152,7 @@ fn resolve(service: Service) -> Result<Command, String> {
     let log_format = common
         .log_format
         .unwrap_or_else(|| if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
-    let lease = given(lease);
-    if let Some(name) = lease.as_ref().filter(|name| !is_object_name(name)) {
-        mistakes.add("--lease", &format!("'{name}' is not a name of a Kubernetes object ({OBJECT_NAME})"));
-    }
+    let lease = lease_of(lease, &mut mistakes);
     let controller = account.map(|flags| flags.resolve(profile, &mut mistakes));
     let node = node.map(|flags| flags.resolve(profile, &endpoint, &driver_name, &mut mistakes));
     if !mistakes.0.is_empty() {
@@ -175,6 +173,24 @@ fn resolve(service: Service) -> Result<Command, String> {
         controller,
         node,
     })))
+}
+
+/// The lease to be held. Without one, a pod that isn't the first of its StatefulSet is one too many.
+fn lease_of(flags: LeaseFlags, mistakes: &mut Mistakes) -> Option<String> {
+    let lease = given(flags.lease);
+    if let Some(name) = lease.as_ref().filter(|name| !is_object_name(name)) {
+        mistakes.add("--lease", &format!("'{name}' is not a name of a Kubernetes object ({OBJECT_NAME})"));
+    }
+    let pod = given(flags.pod_name).unwrap_or_default();
+    let number = pod.rsplit_once('-').and_then(|(_, number)| number.parse::<u32>().ok());
+    if lease.is_none() && number.is_some_and(|number| number > 0) {
+        let problem = format!(
+            "{pod} is one controller too many: without --lease there may be one. Scale the StatefulSet back to 1, or install \
+             two with the chart's controller.replicas=2"
+        );
+        mistakes.add("--pod-name", &problem);
+    }
+    lease
 }
 
 /// The cloud of this name. The other mistakes are told too, as far as any cloud's facts can tell them.
@@ -265,6 +281,12 @@ mod tests {
         assert_eq!(controller(&["--lease="]).unwrap(), None);
         assert_eq!(controller(&["--lease=cloud-block-csi"]).unwrap().as_deref(), Some("cloud-block-csi"));
         assert!(controller(&["--lease=../nodes"]).unwrap_err().starts_with("--lease"));
+        for alone in ["cloud-block-csi-controller-0", "cloud-block-csi-controller", "controller-7d9fb5c4f-x2x7q", ""] {
+            assert_eq!(controller(&[&format!("--pod-name={alone}")]).unwrap(), None, "{alone}");
+        }
+        let second = "--pod-name=cloud-block-csi-controller-1";
+        assert!(controller(&[second]).unwrap_err().contains("one controller too many"));
+        assert_eq!(controller(&[second, "--lease=a"]).unwrap().as_deref(), Some("a"));
 
         let node =
             |flags: &[&str]| config(&[&["node"], flags].concat()).map(|config| config.node.unwrap().startup_taint);

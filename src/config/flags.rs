@@ -134,10 +134,14 @@ pub(super) struct AccountFlags {
 #[derive(Debug, Args)]
 pub(super) struct LeaseFlags {
     /// Be one of several controllers, of which the holder of this Lease (coordination.k8s.io) in the pod's own namespace
-    /// is active; the others say to Probe that they are not ready, so that their pods' sidecars wait with them. The service account needs
-    /// get, create and update of leases there [default: none, this is the only controller]
+    /// is active; the others say to Probe that they are not ready, so that their pods' sidecars wait with them. The service
+    /// account needs get, create and update of leases there [default: none, this is the only controller]
     #[arg(long, env = "CSI_LEASE")]
     pub(super) lease: Option<String>,
+    /// The name of the controller's pod: metadata.name, by the downward API. Without --lease, one whose number in its
+    /// StatefulSet isn't 0 refuses to start: two that don't know of each other would make things twice
+    #[arg(long, env = "CSI_POD_NAME")]
+    pub(super) pod_name: Option<String>,
 }
 
 #[derive(Debug, Args)]

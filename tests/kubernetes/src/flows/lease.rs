@@ -33,6 +33,7 @@ pub(super) async fn two_controllers_and_one_is_active(stage: &mut Stage<'_>) -> 
 }
 
 async fn two(stage: &mut Stage<'_>) -> Result<()> {
+    refuses_to_be_the_second(stage.bed).await?;
     let manifest = driver::rendered(stage.bed, &["controller.replicas=2"]).await?;
     none(stage.bed).await?;
     stage.bed.kubectl.with_manifest(&["apply"], &manifest).await?;
@@ -133,6 +134,28 @@ async fn two(stage: &mut Stage<'_>) -> Result<()> {
         stage.delete(claim).await?;
     }
     driver::is_refused_nothing(stage.bed).await
+}
+
+/// Scales up what needs no lease, against its word.
+async fn refuses_to_be_the_second(bed: &Bed) -> Result<()> {
+    let second = format!("{CONTROLLER}-1");
+    bed.kubectl.run(&["scale", "-n", NAMESPACE, "statefulset", CONTROLLER, "--replicas=2"]).await?;
+    let refused = eventually("the second one refuses to start", POD, async || {
+        let told = logs(bed, &second).await?;
+        ensure!(told.contains("one controller too many"), "it says:\n{told}");
+        let exit = "{.status.containerStatuses[?(@.name==\"driver\")].state.terminated.exitCode}";
+        let lasted = exit.replace("state.", "lastState.");
+        let code = bed
+            .kubectl
+            .run(&["get", "pod", "-n", NAMESPACE, &second, "-o", &format!("jsonpath={exit}{lasted}")])
+            .await?;
+        ensure!(code.contains("64"), "its exit code is '{code}'");
+        Ok(())
+    })
+    .await;
+    bed.kubectl.run(&["scale", "-n", NAMESPACE, "statefulset", CONTROLLER, "--replicas=1"]).await?;
+    refused?;
+    bed.kubectl.wait(&["-n", NAMESPACE, "--for=delete", &format!("pod/{second}")], POD).await
 }
 
 /// One controller without a lease, as it is shipped.
