@@ -178,7 +178,7 @@ pub(crate) async fn run(bed: &Bed, program: &Path, logs: &Path, choice: &Choice<
         result.skip("not in this run's sample", spec.to_string());
     }
     println!("suite: {apply} specs apply here and fit, {} are run", kept.len());
-    for (spec, ended) in suite.show(&kept).await? {
+    for (spec, ended) in suite.show(&kept).await {
         match ended {
             Ok(seconds) => drop(result.passed.insert(spec.to_string(), seconds)),
             Err(reason) => drop(result.failed.insert(spec.to_string(), reason)),
@@ -250,7 +250,7 @@ impl Suite<'_> {
     }
 
     /// Runs specs: those that may be beside each other first, of which the slow ones first, and then the others one by one.
-    async fn show<'a>(&self, specs: &'a [Spec]) -> Result<Vec<(&'a Spec, Ended)>> {
+    async fn show<'a>(&self, specs: &'a [Spec]) -> Vec<(&'a Spec, Ended)> {
         let (alone, mut beside): (Vec<_>, Vec<_>) = specs.iter().partition(|spec| spec.name.contains("[Serial]"));
         beside.sort_by_key(|spec| !spec.name.contains("[Slow]"));
         let next = Cell::new(0);
@@ -266,19 +266,17 @@ impl Suite<'_> {
             let mut all = all.borrow_mut();
             all.push((spec, ended));
             println!("suite: {} of {} {how}: {spec}", all.len(), specs.len());
-            anyhow::Ok(())
         };
         let stream = async || {
             while let Some(spec) = beside.get(next.get()) {
-                shown(spec).await?;
+                shown(spec).await;
             }
-            anyhow::Ok(())
         };
-        futures_util::future::try_join_all((0..STREAMS).map(|_| stream())).await?;
+        futures_util::future::join_all((0..STREAMS).map(|_| stream())).await;
         for spec in alone {
-            shown(spec).await?;
+            shown(spec).await;
         }
-        Ok(all.into_inner())
+        all.into_inner()
     }
 
     /// Runs one spec.
