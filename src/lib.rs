@@ -120,7 +120,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
-            served = serve_node(&mut services, &config, settings, &metrics, &tasks) => served?,
+            served = serve_node(&mut services, &config, settings, &metrics, &tasks, registration.clone()) => served?,
         }
     }
     // A controller has started when it has asked for the account once.
@@ -236,6 +236,7 @@ async fn serve_node(
     settings: &NodeConfig,
     metrics: &Metrics,
     tasks: &TaskTracker,
+    registration: Option<Registration>,
 ) -> Result<(), RunError> {
     node::forbid_core_dumps().map_err(|error| RunError::Failed(format!("core dumps cannot be forbidden: {error}")))?;
     let programs = node::check_programs().await.map_err(RunError::Configuration)?;
@@ -256,7 +257,7 @@ async fn serve_node(
         let driver = config.driver_name.clone();
         tokio::spawn(async move {
             match kubernetes::connect().await {
-                Ok(client) => StartupTaint::new(&client, node_name, driver, key).lift().await,
+                Ok(client) => StartupTaint::new(&client, node_name, driver, registration, key).lift().await,
                 // The driver serves all the same.
                 Err(error) => warn!(%error, key, "the start-up taint is left where it is"),
             }

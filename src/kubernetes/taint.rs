@@ -1,8 +1,9 @@
 //! The start-up taint (`--startup-taint`): keeps pods off a new node until its driver is registered, and is taken off
 //! the driver's own Node then.
 //!
-//! Registered means that the node's CSINode lists the driver with a number of volumes: a scheduler that sees the driver
-//! without that number takes it for unlimited. The Node is asked for, not watched: every 2 s while it has the taint,
+//! Registered means that the kubelet has said so to this process, where it registers itself, and that the node's CSINode
+//! lists the driver with a number of volumes: a scheduler that sees the driver without that number takes it for unlimited.
+//! What the CSINode lists alone may be the process before, which the kubelet is about to take out. The Node is asked for, not watched: every 2 s while it has the taint,
 //! ever less often (up to 30 s) while it hasn't, and no more once it hasn't had it for 10 minutes. That is about 25 small
 //! requests for a start of a node and none afterwards, where a watch would be one more connection to the API server
 //! from each of a thousand nodes for ever, and the right to watch all of them. A taint that comes late (from a cloud's
@@ -20,6 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::{status, told};
+use crate::registration::Registration;
 
 /// How often it is looked while there is something to do.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(2);
@@ -39,6 +41,7 @@ pub struct StartupTaint {
     csi_nodes: Api<CSINode>,
     node: String,
     driver: String,
+    registration: Option<Registration>,
     key: String,
 }
 
@@ -48,17 +51,18 @@ enum Standing {
     /// The node does not have the taint.
     Absent,
     /// It has, and needs it still.
-    Needed(&'static str),
+    Needed(String),
     /// It had.
     Lifted,
 }
 
 impl StartupTaint {
-    /// The taint `key` on the node named `node`, which waits for the driver named `driver`.
-    pub fn new(client: &Client, node: String, driver: String, key: String) -> Self {
+    /// The taint `key` on the node named `node`, which waits for the driver named `driver`. Without a `registration`
+    /// somebody else tells the kubelet of the driver.
+    pub fn new(client: &Client, node: String, driver: String, registration: Option<Registration>, key: String) -> Self {
         // As it comes: what this build's types do not know of a taint has to stay.
         let nodes = Api::all_with(client.clone(), &ApiResource::erase::<Node>(&()));
-        Self { nodes, csi_nodes: Api::all(client.clone()), node, driver, key }
+        Self { nodes, csi_nodes: Api::all(client.clone()), node, driver, registration, key }
     }
 
     /// Takes the taint off whenever it is there and the driver is registered, until it is no longer to be expected.
@@ -124,16 +128,20 @@ impl StartupTaint {
     }
 
     /// Whether pods that need the driver can be sent to the node, or else why not.
-    async fn registered(&self) -> Result<Result<(), &'static str>, String> {
+    async fn registered(&self) -> Result<Result<(), String>, String> {
+        if let Some(why) = self.registration.as_ref().and_then(Registration::trouble) {
+            return Ok(Err(why));
+        }
         let found = self.csi_nodes.get_opt(&self.node).await;
         let Some(csi_node) = found.map_err(|error| self.refused("get", "csinodes", &error))? else {
-            return Ok(Err("the node has no CSINode yet"));
+            return Ok(Err("the node has no CSINode yet".to_owned()));
         };
         let Some(driver) = csi_node.spec.drivers.into_iter().find(|driver| driver.name == self.driver) else {
-            return Ok(Err("its CSINode does not list the driver yet"));
+            return Ok(Err("its CSINode does not list the driver yet".to_owned()));
         };
         let is_counted = driver.allocatable.is_some_and(|allocatable| allocatable.count.is_some());
-        Ok(if is_counted { Ok(()) } else { Err("its CSINode does not tell how many volumes it may have yet") })
+        let uncounted = || "its CSINode does not tell how many volumes it may have yet".to_owned();
+        Ok(is_counted.then_some(()).ok_or_else(uncounted))
     }
 
     /// Replaces the taints provided that they are still the ones that were read.

@@ -1,19 +1,28 @@
 //! The start-up taint in simulated time, against a simulated API server in memory.
 
+use std::path::Path;
+
 use axum::http::{Method, StatusCode};
 use kube_sim::{Action, KubeSim};
 use tokio::task::JoinHandle;
+use tonic::Request;
 
 use super::*;
+use crate::registration::wire::{RegistrationStatus, registration_server::Registration as _};
 
 const NODE: &str = "/api/v1/nodes/one";
 const CSI_NODE: &str = "/apis/storage.k8s.io/v1/csinodes/one";
 const KEY: &str = "block.csi.example.com/agent-not-ready";
 
-fn start(sim: &KubeSim) -> JoinHandle<()> {
+const DRIVER: &str = "block.csi.example.com";
+
+fn of(sim: &KubeSim, registration: Option<Registration>) -> StartupTaint {
     let client = Client::new(sim.router(), "kube-system");
-    let taint = StartupTaint::new(&client, "one".to_owned(), "block.csi.example.com".to_owned(), KEY.to_owned());
-    tokio::spawn(taint.lift())
+    StartupTaint::new(&client, "one".to_owned(), DRIVER.to_owned(), registration, KEY.to_owned())
+}
+
+fn start(sim: &KubeSim) -> JoinHandle<()> {
+    tokio::spawn(of(sim, None).lift())
 }
 
 fn taint(key: &str) -> Value {
@@ -28,7 +37,7 @@ fn put_node(sim: &KubeSim, keys: &[&str]) {
 
 /// The driver is registered, with a number of volumes or (yet) without.
 fn register(sim: &KubeSim, count: Option<u32>) {
-    let mut driver = json!({ "name": "block.csi.example.com", "nodeID": "id", "topologyKeys": ["region"] });
+    let mut driver = json!({ "name": DRIVER, "nodeID": "id", "topologyKeys": ["region"] });
     if let Some(count) = count {
         driver["allocatable"] = json!({ "count": count });
     }
@@ -72,6 +81,27 @@ async fn the_taint_stays_until_the_driver_is_registered_with_its_number_of_volum
     let took = until(&sim, &["other.example.com/not-ready"]).await;
     assert!(took <= FIVE_SECONDS, "{took:?}");
     assert_eq!(sim.object(NODE).unwrap()["spec"]["taints"][0], taint("other.example.com/not-ready"));
+    assert!(!task.is_finished());
+}
+
+/// After an update, or a reboot, the CSINode still lists the process before.
+#[tokio::test(start_paused = true)]
+async fn the_taint_stays_until_the_kubelet_has_registered_this_very_process() {
+    let sim = KubeSim::default();
+    put_node(&sim, &[KEY]);
+    register(&sim, Some(16));
+    let registration = Registration::new(Path::new("/registry"), DRIVER, Path::new("/plugins/csi.sock"));
+    let task = tokio::spawn(of(&sim, Some(registration.clone())).lift());
+    let says = async |plugin_registered, error: &str| {
+        let status = RegistrationStatus { plugin_registered, error: error.to_owned() };
+        registration.notify_registration_status(Request::new(status)).await.unwrap();
+        sleep(Duration::from_secs(60)).await;
+    };
+    sleep(Duration::from_secs(60)).await;
+    says(false, "rpc error: node unknown").await;
+    assert_eq!(sim.count(&Method::PATCH, NODE), 0);
+    says(true, "").await;
+    assert_eq!(keys(&sim), [""; 0]);
     assert!(!task.is_finished());
 }
 
@@ -140,8 +170,6 @@ async fn a_refusal_says_which_right_is_missing() {
     let sim = KubeSim::default();
     put_node(&sim, &[KEY]);
     sim.add_fault(Method::GET, CSI_NODE, Action::Answer(StatusCode::FORBIDDEN, "Forbidden"), 1);
-    let client = Client::new(sim.router(), "kube-system");
-    let taint = StartupTaint::new(&client, "one".to_owned(), "block.csi.example.com".to_owned(), KEY.to_owned());
-    let reason = taint.look().await.unwrap_err();
+    let reason = of(&sim, None).look().await.unwrap_err();
     assert!(reason.starts_with("the service account may not get csinodes"), "{reason}");
 }
