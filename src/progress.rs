@@ -94,6 +94,8 @@ struct Wanted {
     change: Change,
     since: Instant,
     last: String,
+    /// Whether the cloud may be at it.
+    taken: bool,
 }
 
 /// By what they are of.
@@ -127,7 +129,7 @@ impl Progress {
         let mut wanted = self.lock();
         let place = (volume.clone(), part);
         if wanted.get(&place).is_none_or(|wanted| wanted.change != change) {
-            wanted.insert(place, Wanted { change, since: Instant::now(), last: String::new() });
+            wanted.insert(place, Wanted { change, since: Instant::now(), last: String::new(), taken: false });
         }
     }
 
@@ -135,6 +137,26 @@ impl Progress {
     pub fn tell(&self, volume: &VolumeId, part: Part, last: &impl ToString) {
         if let Some(wanted) = self.lock().get_mut(&(volume.clone(), part)) {
             wanted.last = last.to_string();
+        }
+    }
+
+    /// Notes that the cloud has taken it, or may have.
+    pub fn taken(&self, volume: &VolumeId, part: Part) {
+        if let Some(wanted) = self.lock().get_mut(&(volume.clone(), part)) {
+            wanted.taken = true;
+        }
+    }
+
+    /// Notes that the cloud refuses it, and why. That ends what was never taken: it is the caller's to see to, and nothing
+    /// hangs. What an earlier request may have set going does.
+    pub fn refused(&self, volume: &VolumeId, part: Part, last: &impl ToString) {
+        let place = (volume.clone(), part);
+        let mut all = self.lock();
+        if let Some(wanted) = all.get_mut(&place) {
+            wanted.last = last.to_string();
+            if !wanted.taken {
+                all.remove(&place);
+            }
         }
     }
 
@@ -187,7 +209,7 @@ impl Collector for Progress {
         let mut count = ConstGauge::new(0);
         let mut family = encoder.encode_descriptor(
             "csi_changes_stuck",
-            "Changes of volumes that the cloud took and that have not come about for too long",
+            "Changes of volumes that the cloud was asked for, did not refuse, and has not brought about for too long",
             None,
             count.metric_type(),
         )?;
@@ -251,5 +273,23 @@ mod tests {
         assert_eq!(progress.stuck().len(), 1);
         progress.end(&volume("1"), Part::Place);
         assert_eq!(progress.stuck(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_hangs_only_if_it_was_taken_before() {
+        let progress = Progress::default();
+        let attach = Change::Attach(NodeId::parse(IdForm::Decimal, "7").unwrap());
+        progress.begin(&volume("1"), attach.clone());
+        progress.refused(&volume("1"), Part::Place, &"another region");
+        progress.begin(&volume("2"), attach.clone());
+        progress.taken(&volume("2"), Part::Place);
+        tokio::time::sleep(Progress::DEADLINE).await;
+        progress.begin(&volume("2"), attach);
+        progress.refused(&volume("2"), Part::Place, &"already under way");
+        let stuck = progress.stuck();
+        assert!(
+            matches!(&stuck[..], [one] if one.volume == volume("2") && one.last == "already under way"),
+            "{stuck:?}"
+        );
     }
 }

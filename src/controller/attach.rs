@@ -98,6 +98,7 @@ impl Inner {
             match self.cloud.attach_volume(id, node).await {
                 Ok(()) => {
                     let taken = Instant::now();
+                    self.progress.taken(id, Part::Place);
                     let arrived = |v: &Volume| v.attached_to.is_some().then(|| v.clone());
                     let on = self.volumes.watcher.until(id, Awaited::Attached, taken, arrived);
                     match holding(turn, on).await {
@@ -133,6 +134,7 @@ impl Inner {
                 }
                 Err(cause) if cause.outcome_is_unknown() => {
                     drop(turn);
+                    self.progress.taken(id, Part::Place);
                     warn!(volume = %id, %node, error = %cause, "not known whether the attach was taken");
                     in_doubt = true;
                     // It may have waited for its turn before it went out.
@@ -144,7 +146,7 @@ impl Inner {
                 }
                 // The truth is what the volume says: it may be attached already, or gone.
                 Err(cause) => {
-                    self.progress.tell(id, Part::Place, &cause);
+                    self.progress.refused(id, Part::Place, &cause);
                     if !in_doubt {
                         self.doubts.attach_over(id);
                     }

@@ -72,6 +72,7 @@ impl Inner {
                     warn!(volume = %id, error = %cause, "the growth was refused");
                     let now = self.cloud.volume(id).await.map_err(|cause| unread(id, cause))?;
                     if now.size >= size {
+                        self.progress.end(id, Part::Size);
                         return Ok(now);
                     }
                     if refused {

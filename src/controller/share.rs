@@ -65,6 +65,13 @@ impl Inner {
                     if !attached.as_ref().is_err_and(CloudError::outcome_is_unknown) {
                         self.share_doubts.attach_over(&(id.clone(), node.clone()));
                     }
+                    match &attached {
+                        Err(CloudError::Busy(_)) => {}
+                        Err(cause) if !cause.outcome_is_unknown() => {
+                            self.progress.refused(id, Part::On(node.clone()), cause);
+                        }
+                        _ => self.progress.taken(id, Part::On(node.clone())),
+                    }
                     self.known_attachments.forget(id);
                     attached
                 }
