@@ -13,7 +13,7 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::Instant;
 use tonic::{Code, Response, Status, metadata::MetadataMap};
-use tracing::{Instrument, debug, error, field, info, warn, warn_span};
+use tracing::{Instrument, Span, debug, error, field, info, warn, warn_span};
 
 pub use controller::ControllerService;
 pub use identity::Identity;
@@ -57,7 +57,8 @@ async fn answer<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<Response<T>, Status> {
     let span = warn_span!("rpc", method = rpc, volume = about.volume, node = about.node, code = field::Empty);
-    let mut count = Count { metrics, rpc, code: Code::Cancelled, began: Instant::now(), _in_flight: metrics.call(rpc) };
+    let (began, in_flight) = (Instant::now(), metrics.call(rpc));
+    let mut count = Count { metrics, rpc, span: span.clone(), code: Code::Cancelled, began, _in_flight: in_flight };
     let result = tokio::spawn(work.instrument(span.clone())).await;
     let result = result.unwrap_or_else(|panicked| Err(Error::Panicked(panicked.to_string())));
     let code = result.as_ref().map_or_else(Error::code, |_| Code::Ok);
@@ -92,6 +93,7 @@ async fn answer<T: Send + 'static>(
 struct Count<'a> {
     metrics: &'a Metrics,
     rpc: &'static str,
+    span: Span,
     code: Code,
     began: Instant,
     _in_flight: Counted,
@@ -105,6 +107,13 @@ impl Count<'_> {
 
 impl Drop for Count<'_> {
     fn drop(&mut self) {
+        // No work of ours ends with it.
+        if self.code == Code::Cancelled {
+            self.span.record("code", code_name(self.code));
+            let duration_ms = u64::try_from(self.took().as_millis()).unwrap_or(u64::MAX);
+            self.span
+                .in_scope(|| warn!(duration_ms, "not done: the caller hung up before the answer; the work goes on"));
+        }
         self.metrics.rpc(self.rpc, code_name(self.code), self.took());
     }
 }
