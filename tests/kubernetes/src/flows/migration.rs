@@ -34,7 +34,10 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     let (first, second) = (stage.first(), stage.second().unwrap_or_else(|_| stage.first()));
     guide::watch(stage.bed)?;
     let checks = guide::blocks(stage.bed, "check")?;
-    guide::follow(stage.bed, folder, &checks[0]).await?;
+    let (afterwards, checks) = checks.split_last().context("there are no checks")?;
+    for block in checks {
+        guide::follow(stage.bed, folder, block).await?;
+    }
     for pull in guide::blocks(stage.bed, "pull")? {
         guide::follow(stage.bed, folder, &pull).await?;
     }
@@ -48,16 +51,14 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
         Ok(volumes[3].clone())
     })
     .await?;
-    let before = guide::objects(stage, "midway").await?;
     stage.is_pending("midway").await?;
+    let before = guide::objects(stage, "midway").await?;
     for step in &steps {
         guide::follow(stage.bed, folder, step).await?;
     }
     driver::is_ready(stage.bed).await?;
     old::is_gone(stage.bed).await?;
-    for block in &checks[1..] {
-        guide::follow(stage.bed, folder, block).await?;
-    }
+    guide::follow(stage.bed, folder, afterwards).await?;
     guide::unchanged(stage, &before, "midway").await?;
 
     old::let_stage(stage, "waits").await?;
@@ -66,14 +67,15 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     }
     // On the node where the old driver mounted it, on another one by an attachment of our own, and to its end
     stage.run(&Pod::new("joins").on(&first).with("made")).await?;
-    has_beats(stage, "joins", "made").await?;
+    let written = beats(stage, "made", "made").await?;
+    has_beats(stage, "joins", "made", written).await?;
     let made = stage.volume("made").await?;
     for pod in ["joins", "made"] {
         stage.end(pod).await?;
     }
-    is_detached(stage, &made).await?;
+    is_detached(stage, &made, "pvc-of-made").await?;
     stage.run(&Pod::new("moved").on(&second).with("made")).await?;
-    has_beats(stage, "moved", "made").await?;
+    has_beats(stage, "moved", "made", written).await?;
     stage.end("moved").await?;
     stage.delete("pvc/made").await?;
     eventually("the cloud's volume is gone with its claim", POD, async || {
@@ -132,6 +134,7 @@ async fn goes_back(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     let marked = marked(stage.bed).await?;
     ensure!(!marked.is_empty(), "no volume has the mark that the guide takes away");
     let blocks = guide::blocks(stage.bed, "back")?;
+    raw_volumes_are_in_the_way(stage, folder, &blocks[0]).await?;
     let (last, blocks) = blocks.split_last().context("there is no way back")?;
     for block in blocks {
         guide::follow(stage.bed, folder, block).await?;
@@ -142,10 +145,28 @@ async fn goes_back(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     old::is_ready(stage.bed).await?;
     guide::unchanged(stage, &before, "").await?;
     goes_on(stage, "by-hand").await?;
+    let written = beats(stage, "by-hand", "by-hand").await?;
     stage.end("by-hand").await?;
     let node = stage.second().unwrap_or_else(|_| stage.first());
     stage.run(&Pod::new("back").on(&node).with("by-hand")).await?;
-    has_beats(stage, "back", "by-hand").await
+    has_beats(stage, "back", "by-hand", written).await
+}
+
+/// The old driver may format a raw volume, so the guide's first step back fails where there is one.
+async fn raw_volumes_are_in_the_way(stage: &Stage<'_>, folder: &Path, step: &str) -> Result<()> {
+    let raw = json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "raw"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "10Gi"}, "storageClassName": "",
+            "persistentVolumeReclaimPolicy": "Retain", "volumeMode": "Block",
+            "csi": {"driver": driver::NAME, "volumeHandle": "00000000-0000-4000-8000-000000000000"},
+        },
+    });
+    stage.bed.kubectl.apply(&[raw]).await?;
+    let followed = guide::follow(stage.bed, folder, step).await;
+    stage.bed.kubectl.delete(&["persistentvolume", "raw"], POD).await?;
+    ensure!(followed.is_err(), "the guide goes on though there is a raw volume");
+    Ok(())
 }
 
 /// Puts this driver back, and takes away what the namespace doesn't take with it.
@@ -192,10 +213,10 @@ async fn beats(stage: &Stage<'_>, pod: &str, claim: &str) -> Result<u64> {
     beats.parse().with_context(|| format!("wc says {beats}"))
 }
 
-/// Looks that another pod finds what was written.
-async fn has_beats(stage: &Stage<'_>, pod: &str, claim: &str) -> Result<()> {
+/// Looks that another pod finds what was written, which was so much at least.
+async fn has_beats(stage: &Stage<'_>, pod: &str, claim: &str, written: u64) -> Result<()> {
     let beats = beats(stage, pod, claim).await?;
-    ensure!(beats > 0, "{pod} finds nothing in {claim}");
+    ensure!(written > 0 && beats >= written, "{pod} finds {beats} lines in {claim}, which had {written}");
     Ok(())
 }
 
@@ -210,13 +231,13 @@ async fn goes_on(stage: &Stage<'_>, claim: &str) -> Result<()> {
     .await
 }
 
-/// Waits until no instance has a volume, and no attachment is left of it.
-async fn is_detached(stage: &Stage<'_>, volume: &str) -> Result<()> {
+/// Waits until no instance has a volume, and no attachment is left of its PersistentVolume.
+async fn is_detached(stage: &Stage<'_>, volume: &str, persistent: &str) -> Result<()> {
     eventually("the volume is detached", POD, async || {
         let attached = stage.bed.cloud.volume(volume)?.attached_to;
         ensure!(attached.is_none(), "{attached:?} has it");
         let attachments = stage.bed.kubectl.list(&["volumeattachments"]).await?;
-        let of_it = attachments.iter().find(|one| text(one, "/spec/source/persistentVolumeName") == "pvc-of-made");
+        let of_it = attachments.iter().find(|one| text(one, "/spec/source/persistentVolumeName") == persistent);
         ensure!(of_it.is_none(), "there is {of_it:?}");
         Ok(())
     })
