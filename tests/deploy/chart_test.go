@@ -305,6 +305,11 @@ func TestStorageComesFirstAndEverywhere(t *testing.T) {
 	if found := fmt.Sprint(all.node(t)["tolerations"]); found != "[map[operator:Exists]]" {
 		t.Errorf("the node's pod tolerates %s", found)
 	}
+	// Only the driver takes this one off, so it has to come there, whatever else was chosen.
+	tainted := render(t, `node.tolerations=[]`, `node.startupTaint="a/b"`)
+	if found := fmt.Sprint(tainted.node(t)["tolerations"]); found != "[map[key:a/b operator:Exists]]" {
+		t.Errorf("the node's pod that takes a taint off tolerates %s", found)
+	}
 	if found := dig[map[string]any](all.node(t), "nodeSelector"); !maps.Equal(found, map[string]any{"kubernetes.io/os": "linux"}) {
 		t.Errorf("the node's pod is on nodes with %v only", found)
 	}
