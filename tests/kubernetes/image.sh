@@ -7,7 +7,7 @@
 set -euo pipefail
 export HOME=${HOME:-/root}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-arch=amd64 binary='' only_asked=''
+asked=("$@") arch=amd64 binary='' only_asked=''
 while [ $# -gt 0 ]; do
     case $1 in
         --arch) arch=$2; shift 2 ;;
@@ -27,24 +27,24 @@ for tool in buildah debootstrap; do command -v "$tool" >/dev/null || cannot "the
 [ "$arch" = "$host" ] || [ "$host" = amd64 ] || cannot "an image for $arch is built on amd64 only"
 [ -z "$only_asked" ] || exit 0
 [ "$(id -u)" = 0 ] || { echo "the image is built as root" >&2; exit 1; }
+# In a world of its own, with which all that it mounts and starts ends, however it ends
+if [ -z "${IMAGE_WORLD:-}" ]; then
+    IMAGE_WORLD=1 exec unshare --mount --pid --fork --kill-child --mount-proc tests/kubernetes/image.sh ${asked[@]+"${asked[@]}"}
+fi
 mkdir -p "$cache/images" "$cache/buildah"
 
 # Of its own, beside whatever else uses buildah on this machine; TMPDIR is where it keeps the caches of RUN --mount.
 cat >"$cache/policy.json" <<<'{"default": [{"type": "insecureAcceptAnything"}]}'
 export BUILDAH_ISOLATION=chroot TMPDIR=$cache/buildah
 run=$(mktemp -d /tmp/cloud-block-csi-image.XXXXXX)
-mounted=
-clean_up() {
-    [ -z "$mounted" ] || b rm "$mounted" >/dev/null || true
-    rm -rf "$run"
-}
-trap clean_up EXIT
+trap 'rm -rf "$run"' EXIT
 # overlay needs a file system that can be below it
 driver=overlay
 [ "$(stat -f -c %T "$cache/images")" != overlayfs ] || driver=vfs
 b() { buildah --root "$cache/images" --runroot "$run" --storage-driver "$driver" "$@"; }
 exec 9>"$cache/images.lock"
 flock 9
+trap 'b rm --all >/dev/null || true; rm -rf "$run"' EXIT
 
 # mirror CODENAME OTHERWISE: where this machine gets Debian from
 mirror() {
@@ -58,7 +58,6 @@ make_base() {
     local container root
     echo "making $base of Debian's packages"
     container=$(b from scratch)
-    mounted=$container
     root=$(b mount "$container")
     debootstrap --variant=minbase --include=ca-certificates bookworm "$root" "$(mirror bookworm http://deb.debian.org/debian)"
     cat >"$root/etc/apt/sources.list" <<TEXT
@@ -77,7 +76,6 @@ TEXT
     b config --env CARGO_HOME=/usr/local/cargo --label "made-of=$1" "$container"
     b umount "$container" >/dev/null
     b commit --rm "$container" "$base"
-    mounted=
 }
 # What runs before this one left when they were cut off
 b rm --all >/dev/null
@@ -91,23 +89,22 @@ build=(build --signature-policy "$cache/policy.json" --pull-never --layers --fil
 b "${build[@]}" --target root --tag "root-$arch" .
 b "${build[@]}" --target platform --tag "platform-$arch" .
 if [ -n "$binary" ]; then
-    mounted=$(b from --pull-never "platform-$arch")
-    b copy --chmod 755 "$mounted" "$binary" /usr/local/bin/cloud-block-csi
+    container=$(b from --pull-never "platform-$arch")
+    b copy --chmod 755 "$container" "$binary" /usr/local/bin/cloud-block-csi
 else
     b "${build[@]}" --tag built .
-    mounted=$(b from --pull-never built)
+    container=$(b from --pull-never built)
 fi
-b config --arch "$arch" "$mounted"
-b commit --rm "$mounted" "$name"
-mounted=
+b config --arch "$arch" "$container"
+b commit --rm "$container" "$name"
 # Layers of earlier builds, of which one for another architecture has a whole compiler
 b rmi --prune >/dev/null
 
 archive=$cache/image-$arch.tar
 rm -f "$archive"
 b push --quiet --signature-policy "$cache/policy.json" "$name" "docker-archive:$archive:$name"
-mounted=$(b from --pull-never "$name")
-tests/kubernetes/image-check.sh "$(b mount "$mounted")" "$arch"
+container=$(b from --pull-never "$name")
+tests/kubernetes/image-check.sh "$(b mount "$container")" "$arch"
 compressed=$(gzip -6 <"$archive" | wc -c)
 echo "$name for $arch: $((compressed / 1000000)).$((compressed / 100000 % 10)) MB compressed"
 [ "$compressed" -lt $((limit_mb * 1000000)) ] || { echo "that is more than $limit_mb MB" >&2; exit 1; }

@@ -31,6 +31,9 @@ once() {
         say "made $name in $((SECONDS - began)) s"
     fi
     ln -sfn "$place" "$cache/$name"
+    # Those of other versions, and of runs that were cut off, for as long as somebody may still use them
+    touch "$place"
+    find "$cache" -maxdepth 1 -type d -name "$name-*" -mtime +1 -exec rm -rf {} +
 }
 key() { cat "$@" | sha256sum | cut -c 1-16; }
 
@@ -99,7 +102,8 @@ mirror() { apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'C
 make_worker() {
     local root=$1/root packages
     packages=$(tr '\n' , <"$here/worker/packages")
-    debootstrap --variant=minbase "--include=${packages%,}" bookworm "$root" "$(mirror)"
+    # What it mounts goes with it, also if it is killed.
+    unshare --mount debootstrap --variant=minbase "--include=${packages%,}" bookworm "$root" "$(mirror)"
     PATH=$cache/host/usr/bin:$PATH "$here/worker/build.sh" "$root" "$cache/programs/kubelet" "$cache/images" "$1"
     rm -rf "$root"
 }

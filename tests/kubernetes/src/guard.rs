@@ -31,7 +31,11 @@ pub(crate) async fn run(host: &Path) -> Result<u8> {
     // From before there is anything that could be left
     let mut told = Told::listen()?;
     let temporary = std::env::temp_dir();
-    sweep(&temporary)?;
+    // An earlier one may have begun in another of these.
+    let places = [temporary.as_path(), Path::new("/tmp"), Path::new("/dev/shm")];
+    for place in places.into_iter().filter(|place| place.is_dir()) {
+        sweep(place)?;
+    }
     let dir = temporary.join(format!("bed-{}", std::process::id()));
     fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
     let ended = run_inside(&dir, host, &mut told).await;
@@ -133,7 +137,7 @@ fn clean(dir: &Path) -> Result<Vec<String>> {
     Ok(left)
 }
 
-/// Takes away what is left, in the temporary folder and in the trees of control groups, of beds that have no process.
+/// Takes away what is left, in a temporary folder and in the trees of control groups, of beds that have no process.
 fn sweep(temporary: &Path) -> Result<()> {
     // Two that begin at once would take the same away.
     let turn = fs::File::open(temporary).with_context(|| temporary.display().to_string())?;
