@@ -53,7 +53,7 @@ pub(crate) struct Bed {
     pub(crate) host: Node,
     /// What runs.
     pub(crate) processes: Processes,
-    /// What the nodes show of volumes that are not the driver's.
+    /// What there is of volumes that isn't the flow's at hand.
     pub(crate) others: Vec<String>,
     simulation: Simulation,
 }
@@ -111,7 +111,8 @@ impl Bed {
     pub(crate) async fn is_ready(&mut self, name: &str) -> Result<()> {
         let (kubectl, processes) = (&self.kubectl, &mut self.processes);
         let process = if name == node::HOST_NODE { "kubelet" } else { name };
-        eventually(&format!("the node {name} is ready"), Duration::from_secs(300), async || {
+        // A worker that dies is told at once; one on an emulated processor beside other tests takes its time.
+        eventually(&format!("the node {name} is ready"), Duration::from_secs(900), async || {
             processes.check(process)?;
             let ready = ".status.conditions[?(@.type==\"Ready\")].status";
             let ready = kubectl.field(&["node", name], ready).await?;

@@ -87,6 +87,9 @@ impl Flow {
         }
         // Cleaned in any case, so that the next one stands on clean ground.
         let cleaned = leftovers::none(bed, &namespace).await;
+        if cleaned.is_err() {
+            leftovers::let_be(bed).await?;
+        }
         ran?;
         cleaned.context("at its end")?;
         no_harm(&before, &bed.cloud.stats())

@@ -11,11 +11,10 @@ use crate::{
     eventually::eventually,
 };
 
-/// What a node shows that has to do with volumes: mounts, disks and what unlocks them, the tools that the driver runs, and loop
-/// devices, where these are not the cloud's own: on a worker, which has /bed.
+/// What a node shows that has to do with volumes: mounts, disks, the tools that the driver runs; and on a worker, which has
+/// /bed, loop devices and what unlocks disks: on the host these are the cloud's own, and other tests'.
 const LOOK: &str = r#"
 grep -E 'kubernetes.io(/|~)csi/' /proc/self/mountinfo | grep -v projected | sed 's/^/mount: /'
-[ ! -d /dev/mapper ] || ls /dev/mapper | grep -v '^control$' | sed 's/^/mapping: /'
 for process in /proc/[0-9]*; do
     name=$(cat $process/comm 2>/dev/null) || continue
     # By their whole names: the kernel's own threads are called after the file systems too.
@@ -23,7 +22,10 @@ for process in /proc/[0-9]*; do
         mkfs.*|mke2fs|fsck.*|e2fsck|xfs_growfs|resize2fs|cryptsetup|btrfs|blkid|blockdev|fstrim) echo "process: $name";;
     esac
 done
-[ ! -e /bed ] || losetup --list --noheadings --output NAME,BACK-FILE | sed 's/^/loop device: /'
+if [ -e /bed ]; then
+    losetup --list --noheadings --output NAME,BACK-FILE | sed 's/^/loop device: /'
+    [ ! -d /dev/mapper ] || ls /dev/mapper | grep -v '^control$' | sed 's/^/mapping: /'
+fi
 ls -d /sys/block/vd[b-z] 2>/dev/null | sed 's/^/disk: /'
 true
 "#;
@@ -61,9 +63,16 @@ async fn look(bed: &Bed) -> Result<Vec<String>> {
     if !cloud.is_empty() {
         left.push(format!("in the cloud: {cloud:?}"));
     }
-    let found = on_nodes(bed).await?;
-    left.extend(found.into_iter().filter(|line| !bed.others.contains(line)));
+    left.extend(on_nodes(bed).await?);
+    left.retain(|line| !bed.others.contains(line));
     Ok(left)
+}
+
+/// Takes what is left now for what others have, so that it is one flow that fails by it and not all after it as well.
+pub(crate) async fn let_be(bed: &mut Bed) -> Result<()> {
+    let left = look(bed).await?;
+    bed.others.extend(left);
+    Ok(())
 }
 
 /// What the nodes show already, before there is a driver: the machine that the host is may have disks of its own.

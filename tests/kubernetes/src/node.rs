@@ -181,15 +181,10 @@ state = "{state}"
     }
     let keys = dir.join("keys");
     fs::write(home.join("kubelet.yaml"), kubelet_config(node, dir, &keys.display().to_string(), &socket)).await?;
-    start_host_kubelet(processes, dir, &parts.programs, node)
-}
-
-/// Starts the host's kubelet, for the first time or again.
-pub(crate) fn start_host_kubelet(processes: &mut Processes, dir: &Path, programs: &Path, node: &Node) -> Result<()> {
     processes.start(
         "kubelet",
-        Command::new(programs.join("kubelet"))
-            .arg(format!("--config={}", dir.join(HOST_NODE).join("kubelet.yaml").display()))
+        Command::new(parts.programs.join("kubelet"))
+            .arg(format!("--config={}", home.join("kubelet.yaml").display()))
             .arg(format!("--kubeconfig={}", dir.join("keys/host.kubeconfig").display()))
             .args([format!("--hostname-override={}", node.name), format!("--node-ip={}", node.address)])
             .arg("--v=2"),
@@ -197,7 +192,7 @@ pub(crate) fn start_host_kubelet(processes: &mut Processes, dir: &Path, programs
 }
 
 /// Gives the host's containerd another image.
-pub(crate) async fn import_image(dir: &Path, archive: &Path) -> Result<()> {
+async fn import_image(dir: &Path, archive: &Path) -> Result<()> {
     let socket = dir.join(HOST_NODE).join("containerd.sock");
     let mut command = Command::new("ctr");
     command.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images", "import"]).arg(archive);

@@ -18,8 +18,13 @@ pub(super) async fn a_claim_becomes_btrfs_in_a_pod(stage: &mut Stage<'_>) -> Res
 }
 
 async fn becomes(stage: &mut Stage<'_>, fs_type: &str) -> Result<()> {
+    let class = class(fs_type, &json!({"csi.storage.k8s.io/fstype": fs_type}));
+    stage.with_class(&class, async |stage| is_kept(stage, fs_type).await).await
+}
+
+async fn is_kept(stage: &Stage<'_>, fs_type: &str) -> Result<()> {
     let node = stage.first();
-    stage.make(&[class(fs_type, &json!({"csi.storage.k8s.io/fstype": fs_type})), claim("data", fs_type, 10)]).await?;
+    stage.make(&[claim("data", fs_type, 10)]).await?;
     stage.run(&Pod::new("writer").on(&node).with("data")).await?;
     let mounted = stage.sh("writer", "grep ' /data ' /proc/mounts").await?;
     ensure!(mounted.split(' ').nth(2) == Some(fs_type), "it is mounted as {mounted}");
@@ -32,6 +37,5 @@ async fn becomes(stage: &mut Stage<'_>, fs_type: &str) -> Result<()> {
     let read = stage.sh("reader", "cat /data/file").await?;
     ensure!(read == "kept", "it holds '{read}'");
     stage.end("reader").await?;
-    stage.delete("pvc/data").await?;
-    stage.bed.kubectl.run(&["delete", "storageclass", fs_type]).await.map(drop)
+    stage.delete("pvc/data").await
 }

@@ -31,9 +31,22 @@ pub(super) async fn a_pod_moves_to_the_other_worker_with_its_data(stage: &mut St
         let instance = stage.bed.node(node)?.instance.clone();
         let there: Vec<_> = volumes(stage).into_iter().map(|volume| volume.attached_to).collect();
         ensure!(there == [Some(instance)], "attached to {there:?}");
+        is_linked(stage, node, *node == nodes[0]).await?;
         stage.end(&pod).await?;
     }
     Ok(())
+}
+
+/// Waits until a node has a link by id to the only volume, or looks that it has none: there the driver knows it otherwise.
+async fn is_linked(stage: &Stage<'_>, node: &str, wanted: bool) -> Result<()> {
+    let serial = volumes(stage).pop().context("no volume")?.mount_id;
+    let node = stage.bed.node(node)?;
+    let linked = async || {
+        let links = node.run("ls /dev/disk/by-id 2>/dev/null || true").await?;
+        ensure!(links.contains(&serial) == wanted, "{} has these links to disks: {links}", node.name);
+        Ok(())
+    };
+    if wanted { eventually("udev has made the link", POD, linked).await } else { linked().await }
 }
 
 /// A set of one pod with a volume of its own at /data, on the first node if that can be had.

@@ -23,9 +23,9 @@ while :; do
     sleep 1
 done
 ";
-/// The longest that no line was written, in seconds.
-const LONGEST: &str =
-    "awk 'NR > 1 && $1 - last > longest { longest = $1 - last } { last = $1 } END { print longest + 0 }' /steady/log";
+/// The longest that no line was written until now, in seconds.
+const LONGEST: &str = "cut -d . -f 1 /proc/uptime | cat /steady/log - |
+    awk 'NR > 1 && $1 - last > longest { longest = $1 - last } { last = $1 } END { print longest + 0 }'";
 
 pub(super) async fn an_upgrade_under_load_is_noticed_by_no_pod(stage: &mut Stage<'_>) -> Result<()> {
     let next = Next::offer(stage.bed).await?;

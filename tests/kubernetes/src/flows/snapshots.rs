@@ -32,8 +32,8 @@ async fn copies(stage: &Stage<'_>) -> Result<()> {
     stage.run(&Pod::new("copies").on(&node).with("restored").with("cloned")).await?;
     for (pod, name, wanted, gib) in [
         ("source", "data", "two", 10),
-        ("copies", "restored", "one", 20),
         // Larger than the snapshot, and the file system as large, in the first pod that has it
+        ("copies", "restored", "one", 20),
         ("copies", "cloned", "two", 10),
     ] {
         holds(stage, pod, name, wanted).await?;
