@@ -15,7 +15,10 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
-use crate::volume::{NodeId, VolumeId};
+use crate::{
+    cloud::CloudError,
+    volume::{NodeId, VolumeId},
+};
 
 /// What is to become of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,8 +97,16 @@ struct Wanted {
     change: Change,
     since: Instant,
     last: String,
-    /// Whether the cloud may be at it.
-    taken: bool,
+    taken: Taken,
+}
+
+/// Whether the cloud may be at it.
+#[derive(Debug, Clone, Copy)]
+enum Taken {
+    No,
+    /// Its answer was lost: it has an effect until then, or none.
+    PerhapsUntil(Instant),
+    Yes,
 }
 
 /// By what they are of.
@@ -129,7 +140,7 @@ impl Progress {
         let mut wanted = self.lock();
         let place = (volume.clone(), part);
         if wanted.get(&place).is_none_or(|wanted| wanted.change != change) {
-            wanted.insert(place, Wanted { change, since: Instant::now(), last: String::new(), taken: false });
+            wanted.insert(place, Wanted { change, since: Instant::now(), last: String::new(), taken: Taken::No });
         }
     }
 
@@ -140,23 +151,37 @@ impl Progress {
         }
     }
 
-    /// Notes that the cloud has taken it, or may have.
+    /// Notes that the cloud has taken it.
     pub fn taken(&self, volume: &VolumeId, part: Part) {
         if let Some(wanted) = self.lock().get_mut(&(volume.clone(), part)) {
-            wanted.taken = true;
+            wanted.taken = Taken::Yes;
         }
     }
 
-    /// Notes that the cloud refuses it, and why. That ends what was never taken: it is the caller's to see to, and nothing
-    /// hangs. What an earlier request may have set going does.
-    pub fn refused(&self, volume: &VolumeId, part: Part, last: &impl ToString) {
+    /// Notes with what error the cloud answered. A refusal ends what was never taken: it is the caller's to see to, and
+    /// nothing hangs. What was taken hangs all the same, and so may what was taken without a word, which comes about within
+    /// `settling` or not at all.
+    pub fn not_done(&self, volume: &VolumeId, part: Part, cause: &CloudError, settling: Duration) {
         let place = (volume.clone(), part);
         let mut all = self.lock();
-        if let Some(wanted) = all.get_mut(&place) {
-            wanted.last = last.to_string();
-            if !wanted.taken {
-                all.remove(&place);
+        let Some(wanted) = all.get_mut(&place) else { return };
+        wanted.last = cause.to_string();
+        // The others are said of the request, and not of the change.
+        let is_refused = match cause {
+            CloudError::Refused { .. }
+            | CloudError::NotFound(_)
+            | CloudError::Exhausted(_)
+            | CloudError::Unsupported(_) => true,
+            CloudError::Busy(_) | CloudError::Unauthorized(_) | CloudError::RateLimited | CloudError::Unknown(_) => {
+                false
             }
+        };
+        match wanted.taken {
+            Taken::Yes => {}
+            Taken::PerhapsUntil(when) if is_refused && Instant::now() < when => {}
+            _ if is_refused => drop(all.remove(&place)),
+            _ if cause.outcome_is_unknown() => wanted.taken = Taken::PerhapsUntil(Instant::now() + settling),
+            _ => {}
         }
     }
 
@@ -209,7 +234,7 @@ impl Collector for Progress {
         let mut count = ConstGauge::new(0);
         let mut family = encoder.encode_descriptor(
             "csi_changes_stuck",
-            "Changes of volumes that the cloud was asked for, did not refuse, and has not brought about for too long",
+            "Changes of volumes that the cloud was asked for and has not brought about for too long, but for attaches and growths that it refuses",
             None,
             count.metric_type(),
         )?;
@@ -276,20 +301,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_refused_hangs_only_if_it_was_taken_before() {
+    async fn what_is_refused_hangs_only_if_it_may_have_been_taken_before() {
+        const SETTLING: Duration = Duration::from_secs(30);
         let progress = Progress::default();
-        let attach = Change::Attach(NodeId::parse(IdForm::Decimal, "7").unwrap());
-        progress.begin(&volume("1"), attach.clone());
-        progress.refused(&volume("1"), Part::Place, &"another region");
-        progress.begin(&volume("2"), attach.clone());
+        let begin = |number: &str| {
+            let attach = Change::Attach(NodeId::parse(IdForm::Decimal, "7").unwrap());
+            progress.begin(&volume(number), attach);
+        };
+        let said = |number: &str, cause: &CloudError| {
+            progress.not_done(&volume(number), Part::Place, cause, SETTLING);
+        };
+        let refused = CloudError::Refused { status: 400, text: "another region".to_owned() };
+        for number in ["1", "2", "3"] {
+            begin(number);
+        }
+        said("1", &refused);
         progress.taken(&volume("2"), Part::Place);
+        said("3", &CloudError::Unknown("no answer".to_owned()));
+        said("3", &refused);
         tokio::time::sleep(Progress::DEADLINE).await;
-        progress.begin(&volume("2"), attach);
-        progress.refused(&volume("2"), Part::Place, &"already under way");
-        let stuck = progress.stuck();
-        assert!(
-            matches!(&stuck[..], [one] if one.volume == volume("2") && one.last == "already under way"),
-            "{stuck:?}"
-        );
+        said("2", &refused);
+        let stuck: Vec<_> = progress.stuck().into_iter().map(|stuck| (stuck.volume, stuck.last)).collect();
+        assert_eq!(stuck, ["2", "3"].map(|number| (volume(number), refused.to_string())));
+        said("3", &refused);
+        assert_eq!(progress.stuck().len(), 1, "what was perhaps taken had its time");
     }
 }

@@ -14,7 +14,10 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::{Inner, ours, pauses::Pauses};
+use super::{
+    Inner, ours,
+    pauses::{Pauses, SETTLING_SLOW},
+};
 use crate::{
     cloud::{
         CloudError, InstanceState, Volume, VolumeState,
@@ -134,7 +137,7 @@ impl Inner {
                 }
                 Err(cause) if cause.outcome_is_unknown() => {
                     drop(turn);
-                    self.progress.taken(id, Part::Place);
+                    self.progress.not_done(id, Part::Place, &cause, SETTLING_SLOW);
                     warn!(volume = %id, %node, error = %cause, "not known whether the attach was taken");
                     in_doubt = true;
                     // It may have waited for its turn before it went out.
@@ -146,7 +149,7 @@ impl Inner {
                 }
                 // The truth is what the volume says: it may be attached already, or gone.
                 Err(cause) => {
-                    self.progress.refused(id, Part::Place, &cause);
+                    self.progress.not_done(id, Part::Place, &cause, SETTLING_SLOW);
                     if !in_doubt {
                         self.doubts.attach_over(id);
                     }

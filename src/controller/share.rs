@@ -9,7 +9,11 @@ use std::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Inner, pauses::Pauses, size::size_for};
+use super::{
+    Inner,
+    pauses::{Pauses, SETTLING_SLOW},
+    size::size_for,
+};
 use crate::{
     cloud::{Attachment, CloudError, InstanceState, Share, ShareAttachment, Shares, watch::Awaited},
     error::Error,
@@ -65,12 +69,8 @@ impl Inner {
                     if !attached.as_ref().is_err_and(CloudError::outcome_is_unknown) {
                         self.share_doubts.attach_over(&(id.clone(), node.clone()));
                     }
-                    match &attached {
-                        Err(CloudError::Busy(_)) => {}
-                        Err(cause) if !cause.outcome_is_unknown() => {
-                            self.progress.refused(id, Part::On(node.clone()), cause);
-                        }
-                        _ => self.progress.taken(id, Part::On(node.clone())),
+                    if let Err(cause) = &attached {
+                        self.progress.not_done(id, Part::On(node.clone()), cause, SETTLING_SLOW);
                     }
                     self.known_attachments.forget(id);
                     attached
@@ -83,7 +83,12 @@ impl Inner {
                     info!(volume = %id, %node, "attached");
                     return Ok(Attachment::Share { tag });
                 }
-                Ok(_) if began.elapsed() < LONGEST => tokio::time::sleep(LOOK).await,
+                // On its way, whoever asked for it
+                Ok(_) if began.elapsed() < LONGEST => {
+                    self.progress.begin_shared(id, Change::Attach(node.clone()));
+                    self.progress.taken(id, Part::On(node.clone()));
+                    tokio::time::sleep(LOOK).await;
+                }
                 Ok(_) => {
                     let after = began.elapsed().as_secs();
                     return Err(Error::NotYet(format!("volume {id} is not attached to {node} after {after} s")));
