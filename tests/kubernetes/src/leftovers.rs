@@ -71,16 +71,19 @@ async fn look(bed: &Bed) -> Result<Vec<String>> {
 /// Takes what is left now for what others have, so that it is one flow that fails by it and not all after it as well.
 pub(crate) async fn let_be(bed: &mut Bed) -> Result<()> {
     let left = look(bed).await?;
-    bed.others.extend(left);
+    bed.others.extend(left.into_iter().filter(|line| lasts(line)));
     Ok(())
 }
 
 /// What the nodes show already, before there is a driver: the machine that the host is may have disks of its own.
 pub(crate) async fn of_others(bed: &Bed) -> Result<Vec<String>> {
-    let mut found = on_nodes(bed).await?;
-    // These come and go, and are known by their names alone.
-    found.retain(|line| !line.contains(": process: "));
-    Ok(found)
+    let found = on_nodes(bed).await?;
+    Ok(found.into_iter().filter(|line| lasts(line)).collect())
+}
+
+/// Processes come and go, and are known by their names alone.
+fn lasts(line: &str) -> bool {
+    !line.contains(": process: ")
 }
 
 async fn on_nodes(bed: &Bed) -> Result<Vec<String>> {
