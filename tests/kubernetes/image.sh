@@ -29,22 +29,29 @@ for tool in buildah debootstrap; do command -v "$tool" >/dev/null || cannot "the
 [ "$(id -u)" = 0 ] || { echo "the image is built as root" >&2; exit 1; }
 # In a world of its own, with which all that it mounts and starts ends, however it ends
 if [ -z "${IMAGE_WORLD:-}" ]; then
-    IMAGE_WORLD=1 exec unshare --mount --pid --fork --kill-child --mount-proc tests/kubernetes/image.sh ${asked[@]+"${asked[@]}"}
+    run=$(mktemp -d /tmp/cloud-block-csi-image.XXXXXX)
+    trap 'rm -rf "$run"' EXIT
+    IMAGE_WORLD=$run setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc \
+        tests/kubernetes/image.sh ${asked[@]+"${asked[@]}"} &
+    # It hears no other signal while it waits.
+    trap 'kill -KILL $!' INT TERM HUP
+    status=0
+    wait $! || status=$?
+    exit "$status"
 fi
+run=$IMAGE_WORLD
 mkdir -p "$cache/images" "$cache/buildah"
 
 # Of its own, beside whatever else uses buildah on this machine; TMPDIR is where it keeps the caches of RUN --mount.
 cat >"$cache/policy.json" <<<'{"default": [{"type": "insecureAcceptAnything"}]}'
 export BUILDAH_ISOLATION=chroot TMPDIR=$cache/buildah
-run=$(mktemp -d /tmp/cloud-block-csi-image.XXXXXX)
-trap 'rm -rf "$run"' EXIT
 # overlay needs a file system that can be below it
 driver=overlay
 [ "$(stat -f -c %T "$cache/images")" != overlayfs ] || driver=vfs
 b() { buildah --root "$cache/images" --runroot "$run" --storage-driver "$driver" "$@"; }
 exec 9>"$cache/images.lock"
 flock 9
-trap 'b rm --all >/dev/null || true; rm -rf "$run"' EXIT
+trap 'b rm --all >/dev/null || true' EXIT
 
 # mirror CODENAME OTHERWISE: where this machine gets Debian from
 mirror() {

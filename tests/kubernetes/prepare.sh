@@ -33,7 +33,7 @@ once() {
     ln -sfn "$place" "$cache/$name"
     # Those of other versions, and of runs that were cut off, for as long as somebody may still use them
     touch "$place"
-    find "$cache" -maxdepth 1 -type d -name "$name-*" -mtime +1 -exec rm -rf {} +
+    find "$cache" -maxdepth 1 -type d -name "$name-*" -mtime +1 -exec rm -rf --one-file-system {} + || say "old ones of $name stay"
 }
 key() { cat "$@" | sha256sum | cut -c 1-16; }
 
