@@ -213,7 +213,7 @@ image() {
 }
 
 # A real Kubernetes: the host as its only node, and two virtual workers. FLOWS=all shows every flow on both, and runs all of
-# the Kubernetes storage suite that applies: on the host, whose processor is real, and on the workers what needs them.
+# the Kubernetes storage suite that applies: on the host, whose processor is real, and on two more workers what needs them.
 # Otherwise the workers show the few flows that need them most, and the host runs a sample of the suite.
 count_bed() {
     awk '/^(kubernetes|suite): [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ { p += $2; f += $4; s += $6 }
@@ -242,26 +242,26 @@ kubernetes_is_made() {
     image=$(tail -n 1 "$(log_of "kubernetes, the driver's image")")
     made=yes
 }
-# begin host|virtual: a bed in the background, unless it runs already. Beds wait for most of their time, so they run beside
-# each other and beside other tests. Flows by name are the workers' alone.
-declare -rA BEDS=([host]="kubernetes on the host" [virtual]="kubernetes on two workers")
+# begin host|workers|rest: a bed in the background, unless it runs already. Beds wait for most of their time, so they run
+# beside each other and beside other tests. Flows by name are the workers' alone.
+declare -rA BEDS=([host]="kubernetes on the host" [workers]="kubernetes on two workers" [rest]="storage suite on two workers")
 begin() {
-    local flows=${FLOWS:-some} suite=none
+    local on=virtual flows=${FLOWS:-some} suite=none logs=target/kubernetes/logs
     case "$1 $flows" in
-        "host some") suite=sample ;;
-        "host all") suite=all ;;
-        host*) return 0 ;;
-        "virtual all") suite=rest ;;
+        "host some") on=host suite=sample ;;
+        "host all") on=host suite=all ;;
+        workers*) ;;
+        "rest all") flows=none suite=rest logs+=/suite ;;
+        *) return 0 ;;
     esac
     [ -z "${jobs[${BEDS[$1]}]:-}" ] && kubernetes_is_made || return 0
     start "${BEDS[$1]}" \
-        tests/root.sh "$bins/kubernetes-bed" --on "$1" --image "$image" --flows "$flows" --suite "$suite"
+        tests/root.sh "$bins/kubernetes-bed" --on "$on" --image "$image" --flows "$flows" --suite "$suite" --logs "$logs"
 }
 kubernetes() {
-    begin host
-    begin virtual
-    finish "${BEDS[virtual]}" count_bed
-    finish "${BEDS[host]}" count_bed
+    local bed
+    for bed in host workers rest; do begin "$bed"; done
+    for bed in workers rest host; do finish "${BEDS[$bed]}" count_bed; done
 }
 
 # Where all is run, what the beds need is made beside the lints, the host's bed runs beside the tests that wait for disks, and
@@ -273,7 +273,7 @@ for part in "$@"; do
         unit)
             [ -z "$beside" ] || begin host
             unit
-            [ -z "$beside" ] || begin virtual ;;
+            [ -z "$beside" ] || begin workers ;;
         lint | guest | contract | sanity | deploy | image | kubernetes) "$part" ;;
         *) echo "no such part: $part" >&2; exit 64 ;;
     esac
