@@ -97,8 +97,10 @@ const CLASSES: &[Class] = &[
     },
 ];
 
-/// How many specs are run beside each other.
+/// How many specs are run beside each other on the host.
 const STREAMS: usize = 5;
+/// And on emulated processors, which run beside the host's.
+const EMULATED_STREAMS: usize = 3;
 
 /// How the specs ended.
 #[derive(Debug, Default)]
@@ -272,7 +274,8 @@ impl Suite<'_> {
                 shown(spec).await;
             }
         };
-        futures_util::future::join_all((0..STREAMS).map(|_| stream())).await;
+        let streams = if self.bed.nodes[0].is_virtual() { EMULATED_STREAMS } else { STREAMS };
+        futures_util::future::join_all((0..streams).map(|_| stream())).await;
         for spec in alone {
             shown(spec).await;
         }
