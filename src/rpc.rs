@@ -63,10 +63,9 @@ async fn answer<T: Send + 'static>(
     let result = result.unwrap_or_else(|panicked| Err(Error::Panicked(panicked.to_string())));
     let code = result.as_ref().map_or_else(Error::code, |_| Code::Ok);
     count.code = code;
-    let took = count.took();
+    let duration_ms = count.duration_ms();
     span.record("code", code_name(code));
     let _in_span = span.enter();
-    let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     match result {
         Ok(message) => {
             // What only looks is asked for every minute and every volume.
@@ -100,8 +99,8 @@ struct Count<'a> {
 }
 
 impl Count<'_> {
-    fn took(&self) -> Duration {
-        self.began.elapsed()
+    fn duration_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -110,11 +109,11 @@ impl Drop for Count<'_> {
         // No work of ours ends with it.
         if self.code == Code::Cancelled {
             self.span.record("code", code_name(self.code));
-            let duration_ms = u64::try_from(self.took().as_millis()).unwrap_or(u64::MAX);
+            let duration_ms = self.duration_ms();
             self.span
                 .in_scope(|| warn!(duration_ms, "not done: the caller hung up before the answer; the work goes on"));
         }
-        self.metrics.rpc(self.rpc, code_name(self.code), self.took());
+        self.metrics.rpc(self.rpc, code_name(self.code), self.began.elapsed());
     }
 }
 

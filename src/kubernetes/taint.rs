@@ -3,11 +3,13 @@
 //!
 //! Registered means that the kubelet has said so to this process, where it registers itself, and that the node's CSINode
 //! lists the driver with a number of volumes: a scheduler that sees the driver without that number takes it for unlimited.
-//! What the CSINode lists alone may be the process before, which the kubelet is about to take out. The Node is asked for, not watched: every 2 s while it has the taint,
-//! ever less often (up to 30 s) while it hasn't, and no more once it hasn't had it for 10 minutes. That is about 25 small
-//! requests for a start of a node and none afterwards, where a watch would be one more connection to the API server
-//! from each of a thousand nodes for ever, and the right to watch all of them. A taint that comes late (from a cloud's
-//! controller, or a node pool) is so taken off within half a minute.
+//! What the CSINode lists alone may be the process before, which the kubelet is about to take out.
+//!
+//! The Node is asked for, not watched: every 2 s while it has the taint, ever less often (up to 30 s) while it hasn't, and
+//! no more once it hasn't had it for 10 minutes. That is about 25 small requests for a start of a node and none
+//! afterwards, where a watch would be one more connection to the API server from each of a thousand nodes for ever, and
+//! the right to watch all of them. A taint that comes late (from a cloud's controller, or a node pool) is so taken off
+//! within half a minute.
 
 use std::time::Duration;
 

@@ -32,7 +32,7 @@ pub(crate) async fn run(host: &Path) -> Result<u8> {
     let mut told = Told::listen()?;
     let temporary = std::env::temp_dir();
     // An earlier one may have begun in another of these.
-    let places = [temporary.as_path(), Path::new("/tmp"), Path::new("/dev/shm")];
+    let places = BTreeSet::from([temporary.as_path(), Path::new("/tmp"), Path::new("/dev/shm")]);
     for place in places.into_iter().filter(|place| place.is_dir()) {
         sweep(place)?;
     }
