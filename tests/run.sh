@@ -8,8 +8,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 target=${CARGO_TARGET_DIR:-$PWD/target}
 logs=$target/test-logs
-# What failed, by name, for whoever sees the end of the output only
-failures=$logs/failures.txt
 bins=$target/debug
 export CARGO_TERM_COLOR=never
 # The disks of the tests are files: in memory, where there is room, nothing waits for a real disk to be synced.
@@ -17,81 +15,8 @@ if [ -z "${TMPDIR:-}" ] && [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ] &
     [ "$(df --output=avail -B1G /dev/shm | tail -n 1)" -ge 8 ]; then
     export TMPDIR=/dev/shm
 fi
-mkdir -p "$logs"
-: >"$failures"
-passed=0 failed=0 skipped=0
-summary=()
+. tests/sections.sh
 made='' image=''
-declare -A jobs=() since=()
-
-log_of() { echo "$logs/${1//[^a-z0-9.-]/-}.log"; }
-# section NAME COUNTER COMMAND...: runs the command, shows its output, and lets the counter read it.
-section() {
-    local name=$1 counter=$2 began=$SECONDS log
-    log=$(log_of "$name")
-    shift 2
-    printf '\n=== %s\n' "$name"
-    "$@" 2>&1 | tee "$log"
-    account "$name" "$counter" "$log" "${PIPESTATUS[0]}" $((SECONDS - began))
-}
-# start NAME COMMAND...: the same in the background, beside what comes next; shown and counted by finish
-start() {
-    local name=$1 log
-    log=$(log_of "$name")
-    shift
-    # Here, and not by the command, which may come later than who reads it
-    : >"$log"
-    # Of root, a group of its own, which is ended as one: sudo may want the terminal.
-    if [ "$(id -u)" = 0 ]; then setsid "$@" >>"$log" 2>&1 & else "$@" >>"$log" 2>&1 & fi
-    jobs[$name]=$! since[$name]=$(date +%s)
-}
-# They hear it, with what they started, and take away what they made.
-end_jobs() {
-    [ "${#jobs[@]}" != 0 ] || return 0
-    if [ "$(id -u)" = 0 ]; then kill -- "${jobs[@]/#/-}"; else kill "${jobs[@]}"; fi 2>/dev/null
-    wait "${jobs[@]}"
-}
-trap end_jobs EXIT
-# finish NAME COUNTER: shows what was started until it ends. It took the time until its last line.
-finish() {
-    local log status=0 shown began
-    [ -n "${jobs[$1]:-}" ] || return 0
-    log=$(log_of "$1") began=${since[$1]}
-    printf '\n=== %s\n' "$1"
-    # Not until a process of that number ends: it may have ended long ago, and its number be another's.
-    tail -n +1 -f "$log" &
-    shown=$!
-    wait "${jobs[$1]}" || status=$?
-    # In these quotes bash takes the name as it is, with its spaces and apostrophes.
-    unset 'jobs[$1]'
-    # It looks once a second.
-    sleep 2
-    kill "$shown"
-    wait "$shown" 2>/dev/null
-    account "$1" "$2" "$log" "$status" $(($(stat -c %Y "$log") - began))
-}
-# account NAME COUNTER LOG STATUS SECONDS: adds up what the counter reads in the log, which prints "passed failed skipped".
-# A command that fails without a counted failure counts as one.
-account() {
-    local p f s
-    read -r p f s < <("$2" "$3" "$4")
-    if [ "$4" != 0 ] && [ "$f" = 0 ]; then f=1; fi
-    [ "$f" = 0 ] || what_failed "$1" "$3" >>"$failures"
-    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
-    summary+=("$(printf '%-32s %5d passed %3d failed %3d skipped %4d s' "$1" "$p" "$f" "$s" "$5")")
-}
-# what_failed NAME LOG: the failed tests of a section and why, or its last words
-what_failed() {
-    local lines
-    lines=$(grep -E -A 4 'FAILED|^--- FAIL|\[FAIL\]| panicked at |^error(\[|:)' "$2" | cut -c 1-400 | head -n 60)
-    printf -- '--- %s: failed\n%s\n' "$1" "${lines:-$(tail -n 20 "$2")}"
-}
-# skip NAME REASON: a section that isn't run, by name
-skip() {
-    printf '\n=== %s\nskipped: %s\n' "$1" "$2"
-    skipped=$((skipped + 1))
-    summary+=("$(printf '%-32s     0 passed   0 failed   1 skipped (%s)' "$1" "$2")")
-}
 
 count_check() { if [ "$2" = 0 ]; then echo 1 0 0; else echo 0 1 0; fi; }
 # cargo's "test result: ok. 3 passed; 0 failed; 1 ignored"; a test that says "skipped: reason" and returns is no pass
@@ -109,6 +34,7 @@ lint() {
     section "format" count_check cargo fmt --all --check
     section "lints" count_check cargo clippy --workspace --all-targets -- -D warnings
     section "shell syntax" count_check shell_syntax
+    section "the sections themselves" count_check tests/sections_test.sh
     if cargo deny --version >/dev/null 2>&1; then
         section "dependencies" count_check cargo deny --all-features check
     else
@@ -119,7 +45,7 @@ lint() {
 # One by one: to bash all after the first are arguments of that.
 shell_syntax() {
     local script
-    for script in tests/{tools,root,run}.sh tests/guest/{run.sh,init} tests/kubernetes/image*.sh deploy/{render.sh,image/*.sh} .ci/run; do bash -n "$script" || return; done
+    for script in tests/{tools,root,run,sections,sections_test}.sh tests/guest/{run.sh,init} tests/kubernetes/image*.sh deploy/{render.sh,image/*.sh} .ci/run; do bash -n "$script" || return; done
 }
 
 unit() {
@@ -246,17 +172,17 @@ kubernetes_is_made() {
 # beside each other and beside other tests. Flows by name are the workers' alone.
 declare -rA BEDS=([host]="kubernetes on the host" [workers]="kubernetes on two workers" [rest]="storage suite on two workers")
 begin() {
-    local on=virtual flows=${FLOWS:-some} suite=none logs=target/kubernetes/logs
+    local on=virtual flows=${FLOWS:-some} suite=none bed_logs=target/kubernetes/logs
     case "$1 $flows" in
         "host some") on=host suite=sample ;;
         "host all") on=host suite=all ;;
         workers*) ;;
-        "rest all") flows=none suite=rest logs+=/suite ;;
+        "rest all") flows=none suite=rest bed_logs+=/suite ;;
         *) return 0 ;;
     esac
     [ -z "${jobs[${BEDS[$1]}]:-}" ] && kubernetes_is_made || return 0
     start "${BEDS[$1]}" \
-        tests/root.sh "$bins/kubernetes-bed" --on "$on" --image "$image" --flows "$flows" --suite "$suite" --logs "$logs"
+        tests/root.sh "$bins/kubernetes-bed" --on "$on" --image "$image" --flows "$flows" --suite "$suite" --logs "$bed_logs"
 }
 kubernetes() {
     local bed
@@ -279,8 +205,4 @@ for part in "$@"; do
     esac
 done
 
-printf '\n=== summary\n'
-printf '%s\n' "${summary[@]}"
-cat "$failures"
-printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
-[ "$failed" = 0 ]
+sum_up
