@@ -23,7 +23,8 @@ for process in /proc/[0-9]*; do
     esac
 done
 if [ -e /bed ]; then
-    losetup --list --noheadings --output NAME,BACK-FILE | sed 's/^/loop device: /'
+    loops=$(losetup --list --noheadings --output NAME,BACK-FILE) || exit 1
+    [ -z "$loops" ] || echo "$loops" | sed 's/^/loop device: /'
     [ ! -d /dev/mapper ] || ls /dev/mapper | grep -v '^control$' | sed 's/^/mapping: /'
 fi
 ls -d /sys/block/vd[b-z] 2>/dev/null | sed 's/^/disk: /'

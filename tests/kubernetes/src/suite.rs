@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fmt::{self, Write as _},
     path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -180,6 +181,7 @@ pub(crate) async fn run(bed: &Bed, program: &Path, logs: &Path, choice: &Choice<
         result.skip("not in this run's sample", spec.to_string());
     }
     println!("suite: {apply} specs apply here and fit, {} are run", kept.len());
+    ensure!(!kept.is_empty(), "no spec of the suite is left to run");
     for (spec, ended) in suite.show(&kept).await {
         match ended {
             Ok(seconds) => drop(result.passed.insert(spec.to_string(), seconds)),
@@ -244,10 +246,18 @@ impl Suite<'_> {
     /// All specs for drivers from outside, whether they apply or not.
     async fn specs(&self, class: &'static Class) -> Result<Vec<Spec>> {
         let list = format!("list-{}", class.name);
-        let reports = self.call(class, &list, &["-ginkgo.dry-run", "-ginkgo.focus=External.Storage"]).await?;
+        let (status, reports) = self.call(class, &list, &["-ginkgo.dry-run", "-ginkgo.focus=External.Storage"]).await?;
+        ensure!(status.success(), "the suite can't tell its specs ({status}): suite-{list}.log");
         let mut names: Vec<_> = reports.iter().filter(|report| text(report, "/State") == "passed").map(name).collect();
         ensure!(!names.is_empty(), "the suite has no specs");
         names.sort();
+        let listed = names.len();
+        names.dedup();
+        ensure!(
+            names.len() == listed,
+            "{} specs are called like another one, and would be told once",
+            listed - names.len()
+        );
         Ok(names.into_iter().map(|name| Spec { class, name }).collect())
     }
 
@@ -286,8 +296,8 @@ impl Suite<'_> {
     async fn ended(&self, spec: &Spec, number: usize) -> Ended {
         let focus = format!("-ginkgo.focus= {}$", escape(&spec.name));
         let log = format!("{number:03}");
-        let reports = match self.call(spec.class, &log, &["-ginkgo.v", "-ginkgo.timeout=1h", &focus]).await {
-            Ok(reports) => reports,
+        let (status, reports) = match self.call(spec.class, &log, &["-ginkgo.v", "-ginkgo.timeout=1h", &focus]).await {
+            Ok(called) => called,
             // One that ended in the middle takes no other along.
             Err(error) => return Err(format!("{error:#}")),
         };
@@ -296,6 +306,10 @@ impl Suite<'_> {
         };
         let why = text(report, "/Failure/Message").lines().take(3).collect::<Vec<_>>().join(" ");
         match text(report, "/State") {
+            // What comes after all specs is part of none of them.
+            "passed" if !status.success() => {
+                Err(format!("it passed, but the suite ended with {status}: suite-{log}.log"))
+            }
             "passed" => Ok(report["RunTime"].as_f64().unwrap_or_default() / 1e9),
             // One wrong word in what the suite is told of the driver could be most of it.
             "skipped" if !why.is_empty() => Err(format!(
@@ -308,8 +322,8 @@ impl Suite<'_> {
         }
     }
 
-    /// Calls the suite and gives its report on every spec. That some failed is no error.
-    async fn call(&self, class: &Class, name: &str, arguments: &[&str]) -> Result<Vec<Value>> {
+    /// Calls the suite and gives how it ended and its report on every spec. That some failed is no error.
+    async fn call(&self, class: &Class, name: &str, arguments: &[&str]) -> Result<(ExitStatus, Vec<Value>)> {
         let report = self.logs.join(format!("suite-{name}.json"));
         let log = std::fs::File::create(self.logs.join(format!("suite-{name}.log")))?;
         let told = self.bed.parts.repository.join("tests/kubernetes/suite").join(class.told);
@@ -321,15 +335,15 @@ impl Suite<'_> {
             .arg(format!("-ginkgo.json-report={}", report.display()))
             .args(["-provider=local", "-ginkgo.no-color"])
             .args(arguments)
-            .stdin(std::process::Stdio::null())
+            .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true);
-        command.status().await.context("the suite cannot be started")?;
+        let status = command.status().await.context("the suite cannot be started")?;
         let read = std::fs::read(&report).with_context(|| format!("the suite ({name}) left no report"))?;
         let reports: Value = serde_json::from_slice(&read)?;
         let specs = reports[0]["SpecReports"].as_array().cloned().unwrap_or_default();
-        Ok(specs.into_iter().filter(|spec| text(spec, "/LeafNodeType") == "It").collect())
+        Ok((status, specs.into_iter().filter(|spec| text(spec, "/LeafNodeType") == "It").collect()))
     }
 }
 
