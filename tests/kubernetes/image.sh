@@ -107,7 +107,9 @@ b commit --rm "$container" "$name"
 # Layers of earlier builds, of which one for another architecture has a whole compiler
 b rmi --prune >/dev/null
 
-archive=$cache/image-$arch.tar
+# Not in the cache, which other checkouts use as well: a bed reads it when it starts, and that may be much later.
+archive=$(realpath -m "${CARGO_TARGET_DIR:-target}/kubernetes/image-$arch.tar")
+mkdir -p "${archive%/*}"
 rm -f "$archive"
 b push --quiet --signature-policy "$cache/policy.json" "$name" "docker-archive:$archive:$name"
 container=$(b from --pull-never "$name")
