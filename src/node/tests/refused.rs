@@ -108,7 +108,7 @@ async fn the_table_of_disks_that_are_refused() {
                 println!("row {rows:3} {name}: refused: {found}");
             }
             Outcome::Blank => println!("        {name}: nothing is left, so it is blank"),
-            Outcome::Skipped(reason) => println!("skipped: {name}: {reason}"),
+            Outcome::Skipped(reason) => println!("skipped part: {name}: {reason}"),
             Outcome::Unsafe(what) => {
                 rows += 1;
                 println!("row {rows:3} {name}: UNSAFE: {what}");
