@@ -38,10 +38,14 @@ end_jobs() {
     wait "${jobs[@]}"
 }
 trap end_jobs EXIT
-# finish NAME COUNTER: shows what was started until it ends. It took the time until its last line.
+# finish NAME COUNTER: shows what was started until it ends. It took the time until its last line. What was never started
+# has failed.
 finish() {
     local log status=0 shown began
-    [ -n "${jobs[$1]:-}" ] || return 0
+    if [ -z "${jobs[$1]:-}" ]; then
+        section "$1" "$2" bash -c 'echo "it was not started"; exit 1'
+        return
+    fi
     log=$(log_of "$1") began=${since[$1]}
     printf '\n=== %s\n' "$1"
     # Not until a process of that number ends: it may have ended long ago, and its number be another's.
@@ -79,10 +83,14 @@ skip() {
     skipped=$((skipped + 1))
     summary+=("$(printf '%-32s     0 passed   0 failed   1 skipped (%s)' "$1" "$2")")
 }
-# sum_up: the summary, of which the last line is "N passed, N failed, N skipped"; fails if anything did
+# sum_up: the summary, of which the last line is "N passed, N failed, N skipped"; fails if anything did, if nothing was run,
+# and if nobody waited for what was started
 sum_up() {
+    local name
+    for name in "${!jobs[@]}"; do summary+=("$name: nobody waited for its end"); done
+    if [ "$failed" = 0 ] && { [ ${#summary[@]} = 0 ] || [ ${#jobs[@]} != 0 ] || [ -s "$failures" ]; }; then failed=1; fi
     printf '\n=== summary\n'
-    printf '%s\n' "${summary[@]}"
+    [ ${#summary[@]} = 0 ] || printf '%s\n' "${summary[@]}"
     cat "$failures"
     printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
     [ "$failed" = 0 ]

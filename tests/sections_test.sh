@@ -7,21 +7,25 @@ trap 'rm -rf "$folder"' EXIT
 wrong=0
 
 count_lines() { awk '/^passed/ { p++ } /^failed/ { f++ } /^skipped/ { s++ } END { print p + 0, f + 0, s + 0 }' "$1"; }
-# claim NAME LAST-LINE: what stands on standard input is run with the sections, and ends with that line.
+# claim NAME LAST-LINE: what stands on standard input is run with the sections, and ends with that line, and well if nothing
+# of it failed.
 claim() {
-    local said last
+    local said last status=0 wanted=0
+    [[ "$2" == *" 0 failed,"* ]] || wanted=1
     said=$(
         exec 2>&1
         logs=$folder/$1
         . ./sections.sh
         . /dev/stdin
         sum_up
-    )
+    ) || status=$?
     last=$(tail -n 1 <<<"$said")
-    if [ "$last" = "$2" ]; then
+    if [ "$last" = "$2" ] && [ "$status" = "$wanted" ]; then
         echo "ok: $1"
     else
-        printf 'FAILED: %s\nwanted: %s\n%s\n' "$1" "$2" "$said"
+        # Not as it stands, since whoever reads this run's count would take it for that.
+        printf 'FAILED: %s\nwanted: %s, exit code %s; exit code %s, and it said:\n%s\n' \
+            "$1" "$2" "$wanted" "$status" "$(sed 's/^/    /' <<<"$said")"
         wrong=1
     fi
 }
@@ -60,6 +64,27 @@ elsewhere() {
     finish one count_lines
 }
 elsewhere
+SECTIONS
+
+claim "a run of nothing has failed" "0 passed, 1 failed, 0 skipped" <<'SECTIONS'
+SECTIONS
+
+claim "what was never started has failed" "0 passed, 1 failed, 0 skipped" <<'SECTIONS'
+finish one count_lines
+SECTIONS
+
+claim "what nobody waited for has failed" "1 passed, 1 failed, 0 skipped" <<'SECTIONS'
+start one sleep 60
+section two count_lines echo passed
+SECTIONS
+
+claim "no function counts for itself" "1 passed, 1 failed, 0 skipped" <<'SECTIONS'
+apart() {
+    local failed=0
+    section one count_lines echo failed
+}
+apart
+section two count_lines echo passed
 SECTIONS
 
 exit "$wrong"

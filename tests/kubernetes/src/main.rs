@@ -81,8 +81,8 @@ struct Flags {
     #[arg(long, default_value_os_t = cache())]
     cache: PathBuf,
     /// The archive of the driver's image
-    #[arg(long)]
-    image: PathBuf,
+    #[arg(long, required_unless_present = "list")]
+    image: Option<PathBuf>,
     /// Where the logs go
     #[arg(long, default_value = "target/kubernetes/logs")]
     logs: PathBuf,
@@ -143,7 +143,8 @@ async fn run(flags: &Flags, dir: &Path) -> Result<bool> {
     let start = async {
         guard::furnish(dir, workers).await?;
         // What is built next takes its place in the cache, and a worker that is started again wants the same.
-        std::fs::copy(&flags.image, dir.join("driver.tar")).with_context(|| flags.image.display().to_string())?;
+        let image = flags.image.as_ref().context("--image names the driver's image")?;
+        std::fs::copy(image, dir.join("driver.tar")).with_context(|| image.display().to_string())?;
         Bed::start(dir, parts, workers, logs).await
     };
     let mut bed = tokio::select! {
