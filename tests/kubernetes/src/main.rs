@@ -142,7 +142,7 @@ async fn run(flags: &Flags, dir: &Path) -> Result<bool> {
     std::fs::create_dir_all(&logs)?;
     let start = async {
         guard::furnish(dir, workers).await?;
-        // What is built next takes its place in the cache, and a worker that is started again wants the same.
+        // What is built next takes its place, and a worker that is started again wants the same.
         let image = flags.image.as_ref().context("--image names the driver's image")?;
         std::fs::copy(image, dir.join("driver.tar")).with_context(|| image.display().to_string())?;
         Bed::start(dir, parts, workers, logs).await
