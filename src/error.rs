@@ -155,6 +155,9 @@ pub enum Error {
     /// The metadata service could not be read.
     #[error("{0}")]
     Metadata(String),
+    /// A call failed where something of the volume is, or may be, which it was to mount or to unlock.
+    #[error("{}", .0.chain())]
+    StillThere(Box<Self>),
     /// The process is shutting down and starts nothing new.
     #[error("the driver is shutting down; the call can be repeated")]
     ShuttingDown,
@@ -231,10 +234,23 @@ impl Error {
             Self::Contradicted { .. } | Self::BadPage(_) => Code::Aborted,
             Self::Exhausted(_) => Code::ResourceExhausted,
             // Not final to the sidecars: they go on asking, and nothing is given up that may exist.
-            Self::NotYet(_) | Self::OutcomeUnknown { .. } | Self::Metadata(_) | Self::ShuttingDown => Code::Unavailable,
+            Self::NotYet(_)
+            | Self::OutcomeUnknown { .. }
+            | Self::Metadata(_)
+            | Self::StillThere(_)
+            | Self::ShuttingDown => Code::Unavailable,
             Self::Cloud { cause, .. } => cause.code(),
             Self::Failed(_) | Self::Tool { .. } | Self::Io { .. } | Self::Panicked(_) => Code::Internal,
         }
+    }
+
+    /// Whether the kubelet takes a stage or publish that failed so for one that has left nothing, of which it never asks for
+    /// the end (Kubernetes 1.36, `isFinalError`).
+    pub fn is_final(&self) -> bool {
+        !matches!(
+            self.code(),
+            Code::Cancelled | Code::DeadlineExceeded | Code::Unavailable | Code::ResourceExhausted | Code::Aborted
+        )
     }
 
     /// This error and its causes in one line, as the caller and the log get it.

@@ -197,6 +197,26 @@ struct Core {
     trimming: Mutex<HashSet<VolumeId>>,
 }
 
+impl Core {
+    /// The error of a change as the kubelet has to hear it. What is final to it is over, so that it would never ask for the
+    /// end of a mount that is there all the same, and its disk would stay here. What only other arguments can mend keeps its
+    /// code (CSI: ALREADY_EXISTS, INVALID_ARGUMENT).
+    async fn told(&self, volume: &VolumeId, operation: &NodeOperation, error: Error) -> Error {
+        let is_there = match operation {
+            _ if !error.is_final() || matches!(error, Error::Differs { .. } | Error::Invalid { .. }) => false,
+            NodeOperation::Stage(stage) => {
+                self.may_be_at(volume, &stage.staging_path, Some(&stage.attachment)).await
+                    || !matches!(self.mapping(volume).await, Ok(None))
+            }
+            NodeOperation::Publish(publish) => {
+                self.may_be_at(volume, &publish.target_path, publish.attachment.as_ref()).await
+            }
+            NodeOperation::Unstage(_) | NodeOperation::Unpublish(_) | NodeOperation::Expand(_) => false,
+        };
+        if is_there { Error::StillThere(Box::new(error)) } else { error }
+    }
+}
+
 /// The volumes of this machine.
 pub struct Node {
     core: Arc<Core>,
@@ -331,13 +351,19 @@ impl Node {
         let core = Arc::clone(&self.core);
         let subject = volume.as_str().to_owned();
         self.operations
-            .run(&subject, operation, async move {
-                let lock = Arc::new(Lock::take(&core.host.paths().state_dir, &volume).await?);
-                let result = work(Arc::clone(&core), Arc::clone(&lock)).await;
-                if core.records.is_empty(&volume) {
-                    lock.remove();
+            .run(&subject, operation.clone(), async move {
+                let changed = async {
+                    let lock = Arc::new(Lock::take(&core.host.paths().state_dir, &volume).await?);
+                    let result = work(Arc::clone(&core), Arc::clone(&lock)).await;
+                    if core.records.is_empty(&volume) {
+                        lock.remove();
+                    }
+                    result
+                };
+                match changed.await {
+                    Err(error) => Err(core.told(&volume, &operation, error).await),
+                    changed => changed,
                 }
-                result
             })
             .await
     }

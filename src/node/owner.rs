@@ -10,6 +10,7 @@ use super::{
     record::Staged,
 };
 use crate::{
+    cloud::Attachment,
     error::Error,
     volume::{FsType, VolumeId},
 };
@@ -90,6 +91,27 @@ impl Core {
             (_, None) => false,
         };
         if is_ours { Ok(Owner::Volume(disk)) } else { other() }
+    }
+
+    /// Whether something of the volume is mounted at `path`; what cannot be found out may be.
+    pub(super) async fn may_be_at(&self, volume: &VolumeId, path: &Path, attachment: Option<&Attachment>) -> bool {
+        let Ok(mounts) = self.host.mounts().await else { return true };
+        for mount in mounts.iter().filter(|mount| mount.target == path) {
+            let is_another = match (self.owner(volume, mount).await, attachment) {
+                (Ok(Owner::Other(_)), _) => true,
+                // Without a record any of the cloud's passes for the volume's.
+                (
+                    Ok(Owner::Volume(Disk { serial: Serial::Text(shown), .. })),
+                    Some(Attachment::Disk { serial, .. }),
+                ) => !shown.is_empty() && !device::is_same(&shown, serial),
+                (Ok(Owner::Share), Some(Attachment::Share { tag })) => mount.source != *tag,
+                _ => false,
+            };
+            if !is_another {
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether the kernel has any block device of this number.

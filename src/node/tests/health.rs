@@ -52,6 +52,27 @@ async fn statistics_are_of_the_volume_and_tell_when_it_is_unwell() {
 }
 
 #[tokio::test]
+async fn a_failure_where_the_volume_is_mounted_is_not_final_so_that_its_end_is_asked_for() {
+    let Some(machine) = Machine::new() else { return };
+    machine.attach(EXT4_MIB);
+    machine.stage(FsType::Ext4).await.unwrap();
+    machine.node.publish(machine.publish_of("target", false)).await.unwrap();
+    // The disk fails while the kubelet gives what is on it to a group: it asks for the same publish again.
+    run("mount", &["-o", "remount,abort", machine.path("staging").to_str().unwrap()]);
+    for failed in [machine.node.publish(machine.publish_of("target", false)).await, machine.stage(FsType::Ext4).await] {
+        let error = failed.unwrap_err();
+        assert_eq!(error.code(), tonic::Code::Unavailable, "{error}");
+        assert!(error.chain().contains("takes no writes"), "{error}");
+    }
+    machine.unpublish("target").await.unwrap();
+    // There is nothing any more whose end anybody had to ask for.
+    let error = machine.node.publish(machine.publish_of("target", false)).await.unwrap_err();
+    assert!(error.is_final(), "{error}");
+    machine.unstage().await.unwrap();
+    assert!(machine.mounts().is_empty());
+}
+
+#[tokio::test]
 async fn errors_that_the_kernel_counts_in_a_file_system_are_told() {
     let Some(machine) = Machine::new() else { return };
     let disk = machine.attach(EXT4_MIB);

@@ -10,7 +10,7 @@ use super::{
     plan::{Asked, Call, Change, Kind, Link, Meanwhile, NODES, Place, Plan, Step, TARGETS},
     request::{Request, word},
     tally::Tally,
-    world::{Holds, World, id, text},
+    world::{Holds, Seen, World, id, text},
 };
 use crate::{error::Error, node::tests::process::Death};
 
@@ -143,6 +143,12 @@ impl<'a, W: World> Drive<'a, W> {
             });
             let expected = if alone && happened.is_none() { expected[number] } else { Expected::Either };
             self.ended(*asked_now, expected, result)?;
+            if let Err(error) = result
+                && alone
+                && happened.is_none()
+            {
+                self.has_left_nothing(*asked_now, error)?;
+            }
             if result.is_ok() && alone {
                 self.model.promised(self.world, *asked_now)?;
                 if asked_now.call == Call::Unstage && attached[number] && happened.is_none() {
@@ -187,6 +193,28 @@ impl<'a, W: World> Drive<'a, W> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whoever hears of a failure that is final never asks for the end of what is there.
+    fn has_left_nothing(&self, asked: Asked, error: &Error) -> Result<(), String> {
+        let Asked { node, volume, call } = asked;
+        let place = match call {
+            Call::Stage { .. } => Place::Staging,
+            Call::Publish { target, .. } => Place::Target(target),
+            Call::Unstage | Call::Unpublish { .. } | Call::Expand(_) | Call::Stats(_) => return Ok(()),
+        };
+        if !error.is_final() || matches!(error, Error::Differs { .. } | Error::Invalid { .. }) {
+            return Ok(());
+        }
+        let path = self.world.path(node, volume, place);
+        let is_there = |seen: &Seen| seen.path == path && (seen.volume == Some(volume) || !seen.alive);
+        if let Some(seen) = self.world.mounts(node).into_iter().find(is_there) {
+            return Err(format!("{asked:?} failed with {:?} and leaves {seen:?}", error.code()));
+        }
+        if place == Place::Staging && self.world.shown(volume, node).unlocked.is_some() {
+            return Err(format!("{asked:?} failed with {:?} and leaves the volume unlocked", error.code()));
+        }
+        Ok(())
     }
 
     fn write(&mut self, node: usize, volume: usize, place: Place, sync: bool) -> Result<(), String> {

@@ -199,6 +199,7 @@ impl World for Real {
     /// program; for that moment nothing can be unmounted, or had exclusively.
     fn is_passing(&self, error: &Error) -> bool {
         match error {
+            Error::StillThere(cause) => self.is_passing(cause),
             Error::Io { cause, .. } => errno(cause) == Errno::EBUSY,
             // As mkfs.ext4 says it, and the others
             Error::Tool { output, .. } => {
