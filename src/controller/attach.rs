@@ -67,7 +67,8 @@ impl Inner {
                     continue;
                 }
                 Some(other) => {
-                    self.progress.end(id, Part::Place);
+                    // Getting it off there may be wanted as well, and hang.
+                    self.progress.end_on(id, node);
                     return Err(Error::AttachedElsewhere { volume: id.to_string(), node: other.to_string() });
                 }
                 None => {}

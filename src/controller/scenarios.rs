@@ -281,6 +281,22 @@ async fn what_does_not_come_about_is_told_asked_for_again_and_then_told_no_more(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_detach_that_hangs_is_told_on_whatever_other_node_asks_for_the_volume() {
+    let cloud = Model::new();
+    let controller = cloud.controller();
+    let id = controller.create(wanted("pvc-1")).await.unwrap().id;
+    controller.attach(id.clone(), node(1)).await.unwrap();
+    for _ in 0..5 {
+        cloud.fault("detach", Fault::Forgotten);
+    }
+    assert_eq!(controller.detach(id.clone(), Some(node(1))).await.unwrap_err().code(), Code::Unavailable);
+    let elsewhere = controller.attach(id.clone(), node(2)).await.unwrap_err();
+    assert_eq!(elsewhere.code(), Code::FailedPrecondition);
+    let told = controller.get(&id).await.unwrap().trouble.unwrap_or_default();
+    assert!(told.starts_with("detaching it from"), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_volume_in_use_is_not_deleted_unless_its_instance_is_gone() {
     let cloud = Model::new();
     let controller = cloud.controller();
