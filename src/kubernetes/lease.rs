@@ -84,10 +84,11 @@ impl Seen {
         self.record.holder_identity.as_deref().unwrap_or_default()
     }
 
-    /// Whether nobody has it: it was given back, or its holder has been silent for as long as it said it might be.
+    /// Whether nobody has it: it was given back, or its holder has been silent for as long as it said it might be, and for
+    /// as long as it may be in any case, whatever somebody wrote into the record.
     fn is_free(&self) -> bool {
         let promised = self.record.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let silence = promised.filter(|seconds| *seconds > 0).map_or(LEASE, Duration::from_secs);
+        let silence = promised.map_or(LEASE, Duration::from_secs).max(LEASE);
         self.holder().is_empty() || self.since.elapsed() >= silence
     }
 }

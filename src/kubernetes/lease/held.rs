@@ -7,7 +7,7 @@ use kube::api::PostParams;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::{ATTEMPT, Attempt, GIVEN_BACK, LEASE, Lease, RENEW_DEADLINE, RETRY, no_answer};
+use super::{ATTEMPT, Attempt, GIVEN_BACK, LEASE, Lease, RENEW_DEADLINE, RETRY, no_answer, seconds};
 use crate::kubernetes::{status, told};
 
 /// A lease that this process has.
@@ -79,6 +79,8 @@ impl Held {
         let mut record = self.record.clone();
         if let Some(spec) = &mut record.spec {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
+            // Somebody may have written another, for which others would wait.
+            spec.lease_duration_seconds = Some(seconds(LEASE));
         }
         let sent = Instant::now();
         let record = self.replace(record).await?;

@@ -90,6 +90,31 @@ async fn a_holder_that_dies_is_waited_for_fifteen_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_duration_that_somebody_wrote_into_the_record_changes_nothing() {
+    for written in [1, 3600] {
+        let sim = KubeSim::default();
+        let (mut first, _) = acquired(&sim, "pod-a").await;
+        let (second, mut stands) = Contender::new(&sim, "pod-b").waits();
+        let write = || sim.edit(PATH, |record| record["spec"]["leaseDurationSeconds"] = written.into());
+        tokio::select! {
+            lost = first.keep() => panic!("{lost}"),
+            told = stands.wait_for(|told| told.contains("held by pod-a")) => drop(told.unwrap()),
+        }
+        write();
+        assert!(timeout(RETRY * 3, first.keep()).await.is_err());
+        assert_eq!(sim.object(PATH).unwrap()["spec"]["leaseDurationSeconds"], 15);
+        let dead = Instant::now();
+        drop(first);
+        if written < 15 {
+            write();
+        }
+        second.await.unwrap();
+        let after = dead.elapsed();
+        assert!(after + RETRY >= LEASE && after <= LEASE + RETRY * 3, "{written}: {after:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_somebody_emptied_is_not_taken_before_its_holder_has_ended() {
     let sim = KubeSim::default();
     let (mut first, fence) = acquired(&sim, "pod-a").await;
