@@ -18,10 +18,11 @@ const PRE_STOP: &str = "For the DaemonSet, whose pod then has\n\n  \
     terminationGracePeriodSeconds: 120\n  \
     lifecycle: {preStop: {exec: {command: [/usr/local/bin/cloud-block-csi, pre-stop, --grace=120]}}}\n  \
     env: [{name: CSI_NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]\n\n\
-    and whose service account may get nodes and list volumeattachments. Where it may not, or where no drain is going \
-    on, the hook ends at once with 0. With 1 it ends if volumes of this driver are still attached, or that cannot be \
-    found out, when the grace period is nearly over. Kubernetes tells in an event of the pod that it failed, and not why; \
-    its words are in the log of the container, if that runs this program too.";
+    and whose service account may get nodes and list volumeattachments. Where it may not get nodes, or where no drain is \
+    going on, the hook ends at once with 0; where it may not list volumeattachments, after half a minute. With 1 it ends \
+    if volumes of this driver are still attached, or that cannot be found out, when the grace period is nearly over. \
+    Kubernetes tells in an event of the pod that it failed, and not why; its words are in the log of the container, if \
+    that runs this program too.";
 
 /// A CSI driver that maps Kubernetes volumes onto cloud block storage.
 #[derive(Debug, Parser)]

@@ -26,10 +26,13 @@ const DRAIN_TAINTS: &[&str] = &[
 ];
 /// How often it is looked.
 const PAUSE: Duration = Duration::from_secs(2);
-/// How long one look may take.
+/// How long one answer may take.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long the first look may be tried, while it is not known that there is a drain.
 const FIRST_LOOK: Duration = Duration::from_secs(8);
+/// How long it is tried to look at the attachments while that is forbidden: an API server that has just started knows of no
+/// rights for a moment, and those of a driver that is uninstalled are gone.
+const FORBIDDEN: Duration = Duration::from_secs(30);
 /// How much of a pod's grace period is left to the driver itself, to end in order.
 const LEFT_TO_THE_DRIVER: Duration = Duration::from_secs(5);
 /// How many attachments are asked for at a time.
@@ -42,7 +45,7 @@ enum Ended {
     NoDrain,
     /// None of the driver's volumes is attached to the node.
     Empty,
-    /// It is not known whether there is a drain.
+    /// It is not known whether there is a drain, or may not be known what is attached.
     Unknown(String),
     /// The time is over, and this is how things were last.
     TimeIsOver(String),
@@ -66,13 +69,19 @@ pub async fn pre_stop(config: PreStopConfig) -> Result<(), RunError> {
         Ended::NoDrain => info!("the node is not being drained: nothing is waited for"),
         Ended::Empty => info!("no volume of this driver is attached to the node"),
         Ended::Unknown(reason) => {
-            warn!("it cannot be found out whether the node is being drained, so nothing is waited for: {reason}");
+            warn!("it cannot be found out whether there is something to wait for, so nothing is waited for: {reason}");
         }
         Ended::TimeIsOver(standing) => {
             return Err(RunError::Failed(format!("the pod's grace period is nearly over, and {standing}")));
         }
     }
     Ok(())
+}
+
+/// Why it could not be found out what is attached.
+struct Unseen {
+    reason: String,
+    is_forbidden: bool,
 }
 
 /// The driver's volumes on a node that may be being drained.
@@ -97,17 +106,25 @@ impl Drain {
             Err(_) => return Ended::Unknown("no answer".to_owned()),
         }
         let mut standing = "it was not found out what is attached".to_owned();
+        let mut forbidden_since = None;
         loop {
-            let until = deadline.min(Instant::now() + LOOK);
-            let now = match timeout_at(until, self.attached()).await {
+            let looked = timeout_at(deadline, self.attached()).await;
+            if !matches!(looked, Ok(Err(Unseen { is_forbidden: true, .. }))) {
+                forbidden_since = None;
+            }
+            let now = match looked {
                 Ok(Ok(0)) => return Ended::Empty,
                 Ok(Ok(1)) => "1 volume of this driver is still attached".to_owned(),
                 Ok(Ok(count)) => format!("{count} volumes of this driver are still attached"),
                 // A look that was cut short says less than the one before.
-                Err(_) if until == deadline => return Ended::TimeIsOver(standing),
+                Err(_) => return Ended::TimeIsOver(standing),
+                Ok(Err(Unseen { reason, is_forbidden: true }))
+                    if forbidden_since.get_or_insert_with(Instant::now).elapsed() >= FORBIDDEN =>
+                {
+                    return Ended::Unknown(format!("what is attached: {reason}"));
+                }
                 // During a drain it is worth every try.
-                Ok(Err(reason)) => format!("it cannot be found out what is attached: {reason}"),
-                Err(_) => "it cannot be found out what is attached: no answer".to_owned(),
+                Ok(Err(Unseen { reason, .. })) => format!("it cannot be found out what is attached: {reason}"),
             };
             if now != standing {
                 info!("{now}");
@@ -160,11 +177,18 @@ impl Drain {
     }
 
     /// How many of the driver's volumes are attached to the node. An attachment that is on its way out counts.
-    async fn attached(&self) -> Result<usize, String> {
+    async fn attached(&self) -> Result<usize, Unseen> {
         let mut page = ListParams::default().limit(PAGE);
         let mut count = 0;
         loop {
-            let found = self.attachments.list(&page).await.map_err(|error| told(&error))?;
+            let found = match timeout(LOOK, self.attachments.list(&page)).await {
+                Ok(Ok(found)) => found,
+                Ok(Err(error)) => {
+                    let is_forbidden = matches!(status(&error), Some(401 | 403));
+                    return Err(Unseen { reason: told(&error), is_forbidden });
+                }
+                Err(_) => return Err(Unseen { reason: "no answer".to_owned(), is_forbidden: false }),
+            };
             let is_ours = |one: &&VolumeAttachment| one.spec.attacher == self.driver && one.spec.node_name == self.node;
             count += found.items.iter().filter(is_ours).count();
             match found.metadata.continue_.filter(|token| !token.is_empty()) {
