@@ -105,6 +105,8 @@ impl<D: Description> Operations<D> {
                 asked: description.to_string(),
             });
         }
+        // Counted before it is looked: whoever closes the tasks and waits for their end sees this one, or this sees the close.
+        let _starting = self.tasks.token();
         if self.tasks.is_closed() {
             return Err(Error::ShuttingDown);
         }
