@@ -22,6 +22,8 @@ use serde::{Deserialize, Serialize};
 
 pub use nix::{errno::Errno, mount::MsFlags as MountFlags};
 
+#[cfg(test)]
+pub(super) use self::tool::output_of;
 pub use self::{
     linux::{Linux, forbid_core_dumps},
     program::{Tool, check_programs},

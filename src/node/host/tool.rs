@@ -43,6 +43,17 @@ pub(super) fn all_started() {
     drop(STARTING.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
+/// Runs a program of a test's own, which is not to keep busy either what other tests have open.
+#[cfg(test)]
+pub(in crate::node) fn output_of(command: &mut std::process::Command) -> io::Result<std::process::Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = {
+        let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        command.spawn()?
+    };
+    child.wait_with_output()
+}
+
 /// How a program ended.
 #[derive(Debug, Clone)]
 pub struct Output {

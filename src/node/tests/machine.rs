@@ -20,7 +20,7 @@ use crate::{
         Expand, Key, Node, Patience, Publish, Stage,
         host::{
             Arrivals, Boot, Counts, DeviceNumber, Disk, Found, Host, Linux, MountCall, Open, OpenDisk, Output, Paths,
-            Tool,
+            Tool, output_of,
         },
         lock::Lock,
         luks,
@@ -373,8 +373,8 @@ pub(super) fn run(program: &str, arguments: &[&str]) -> String {
 pub(super) fn try_run(program: &str, arguments: &[&str]) -> Result<String, String> {
     // Else cryptsetup waits for udev where there is none.
     let mut command = Command::new(program);
-    let output =
-        command.args(arguments).env("DM_DISABLE_UDEV", "1").output().map_err(|error| format!("{program}: {error}"))?;
+    command.args(arguments).env("DM_DISABLE_UDEV", "1");
+    let output = output_of(&mut command).map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

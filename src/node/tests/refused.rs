@@ -19,7 +19,7 @@ use faulty_disk::FaultyDisk;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use self::foreign::{MADE, MARKED, MARKED_MIB, MOUNTABLE, Made, Marked, UNNAMED};
-use super::machine::{Loop, MIB, Machine, SERIAL, run};
+use super::machine::{Loop, MIB, Machine, SERIAL, run, try_run};
 use crate::{
     cloud::Attachment,
     error::Error,
@@ -287,11 +287,7 @@ fn zero_head(disk: &Loop, bytes: u64) {
 /// Whether there is nothing on the disk at all. It was flushed.
 fn is_zero(disk: &Loop) -> bool {
     let size = fs::metadata(&disk.image).unwrap().len().to_string();
-    let compared = std::process::Command::new("cmp")
-        .args(["--silent", "--bytes", &size, disk.image.to_str().unwrap(), "/dev/zero"])
-        .status()
-        .unwrap();
-    compared.success()
+    try_run("cmp", &["--silent", "--bytes", &size, disk.image.to_str().unwrap(), "/dev/zero"]).is_ok()
 }
 
 fn try_case(case: &Case) -> Line {
