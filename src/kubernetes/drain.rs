@@ -45,7 +45,7 @@ enum Ended {
     NoDrain,
     /// None of the driver's volumes is attached to the node.
     Empty,
-    /// It is not known whether there is a drain, or may not be known what is attached.
+    /// It is not known whether there is a drain, or the hook has no right to know what is attached.
     Unknown(String),
     /// The time is over, and this is how things were last.
     TimeIsOver(String),

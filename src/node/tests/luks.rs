@@ -215,7 +215,8 @@ async fn a_stale_mapping_is_locked_unless_it_is_in_use() {
     let (before, ran) = (disk.sum(), machine.mkfs_runs());
     let error = machine.stage_as(stage_of(&machine, FsType::Ext4)).await.unwrap_err();
     // Its end can be asked for, which locks the mapping as soon as nobody uses it.
-    assert!(matches!(&error, Error::StillThere(cause) if cause.to_string().contains("in use")), "{error}");
+    let Error::StillThere(cause) = &error else { panic!("{error}") };
+    assert!(matches!(&**cause, Error::Precondition(text) if text.contains("in use")), "{error}");
     assert_eq!((disk.sum(), machine.mkfs_runs()), (before, ran));
     run("umount", &[elsewhere.to_str().unwrap()]);
     let sum = other.sum();

@@ -19,11 +19,11 @@ use faulty_disk::FaultyDisk;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use self::foreign::{MADE, MARKED, MARKED_MIB, MOUNTABLE, Made, Marked, UNNAMED};
-use super::machine::{Loop, MIB, Machine, SERIAL, run, try_run};
+use super::machine::{Loop, MIB, Machine, SERIAL, run};
 use crate::{
     cloud::Attachment,
     error::Error,
-    node::Stage,
+    node::{Stage, host::output_of},
     volume::{FsType, Gib},
 };
 
@@ -287,7 +287,9 @@ fn zero_head(disk: &Loop, bytes: u64) {
 /// Whether there is nothing on the disk at all. It was flushed.
 fn is_zero(disk: &Loop) -> bool {
     let size = fs::metadata(&disk.image).unwrap().len().to_string();
-    try_run("cmp", &["--silent", "--bytes", &size, disk.image.to_str().unwrap(), "/dev/zero"]).is_ok()
+    let arguments = ["--silent", "--bytes", &size, disk.image.to_str().unwrap(), "/dev/zero"];
+    let compared = output_of(std::process::Command::new("cmp").args(arguments)).unwrap();
+    compared.status.success()
 }
 
 fn try_case(case: &Case) -> Line {
