@@ -153,7 +153,8 @@ image() {
 }
 
 # A real Kubernetes: the host as its only node, and two virtual workers. FLOWS=all shows every flow on both, and runs all of
-# the Kubernetes storage suite that applies: on the host, whose processor is real, and on two more workers what needs them.
+# the Kubernetes storage suite that applies: on the host, whose processor is real, and what needs workers on two more. These
+# show the last of the flows as well, so that both pairs of workers end at about the same time.
 # Otherwise the workers show the few flows that need them most, and the host runs a sample of the suite.
 count_bed() {
     awk '/^(kubernetes|suite): [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ { p += $2; f += $4; s += $6 }
@@ -183,7 +184,9 @@ kubernetes_is_made() {
     made=yes
 }
 # The beds of this run, in the order in which their ends are waited for. Flows by name are the workers' alone.
-declare -rA BEDS=([host]="kubernetes on the host" [workers]="kubernetes on two workers" [rest]="storage suite on two workers")
+declare -rA BEDS=([host]="kubernetes on the host" [workers]="kubernetes on two workers" [rest]="kubernetes on two more workers")
+# The first flow of those that the two more workers show
+readonly DIVIDE=helm_installs_upgrades_and_uninstalls
 beds() { case ${FLOWS:-some} in some) echo workers host ;; all) echo workers rest host ;; *) echo workers ;; esac; }
 # begin host|workers|rest: a bed in the background, if it is of this run and unless it runs already. Beds wait for most of
 # their time, so they run beside each other and beside other tests.
@@ -193,7 +196,8 @@ begin() {
     case "$1 $flows" in
         "host some") on=host suite=sample ;;
         "host all") on=host suite=all ;;
-        rest*) flows=none suite=rest bed_logs+=/suite ;;
+        "workers all") flows=..$DIVIDE ;;
+        "rest all") flows=$DIVIDE.. suite=rest bed_logs+=/more ;;
     esac
     start "${BEDS[$1]}" \
         tests/root.sh "$bins/kubernetes-bed" --on "$on" --image "$image" --flows "$flows" --suite "$suite" --logs "$bed_logs"

@@ -65,7 +65,8 @@ struct Flags {
     /// Which nodes the cluster has
     #[arg(long, value_enum, default_value = "virtual")]
     on: On,
-    /// Which flows: some (those that every run of the tests shows on these nodes), all, none, or names separated by commas
+    /// Which flows: some (those that every run of the tests shows on these nodes), all, none, names separated by commas,
+    /// ..NAME (all before that one) or NAME.. (that one and all after it)
     #[arg(long, default_value = "all")]
     flows: String,
     /// How much of the Kubernetes storage suite is run after the flows
@@ -186,15 +187,18 @@ fn chosen(names: &str, on: On) -> Result<Vec<Flow>> {
             Ok(flows::ALL.iter().filter(|flow| shown.contains(&flow.when)).copied().collect())
         }
         "none" => Ok(Vec::new()),
-        _ => names.split(',').map(named).collect(),
+        _ => match names.split_once("..") {
+            Some(("", name)) => Ok(flows::ALL[..place(name)?].to_vec()),
+            Some((name, "")) => Ok(flows::ALL[place(name)?..].to_vec()),
+            _ => names.split(',').map(|name| Ok(flows::ALL[place(name)?])).collect(),
+        },
     }
 }
 
-fn named(name: &str) -> Result<Flow> {
-    match flows::ALL.iter().find(|flow| flow.name == name) {
-        Some(flow) => Ok(*flow),
-        None => bail!("there is no flow {name}; --list prints their names"),
-    }
+/// Where among all flows the one of that name is.
+fn place(name: &str) -> Result<usize> {
+    let place = flows::ALL.iter().position(|flow| flow.name == name);
+    place.with_context(|| format!("there is no flow {name}; --list prints their names"))
 }
 
 /// Installs the driver and shows the flows; tells whether one failed.
@@ -243,4 +247,31 @@ async fn show(bed: &mut Bed, flows: &[Flow], flags: &Flags) -> Result<bool> {
     ended.print();
     leftovers::gone(bed).await.context("after the suite")?;
     Ok(failed > 0 || !ended.failed.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(chosen: &[Flow]) -> Vec<&'static str> {
+        chosen.iter().map(|flow| flow.name).collect()
+    }
+
+    #[test]
+    fn a_name_divides_the_flows_so_that_each_is_in_one_part() {
+        let all = names(flows::ALL);
+        for name in &all {
+            let before = names(&chosen(&format!("..{name}"), On::Virtual).unwrap());
+            let after = names(&chosen(&format!("{name}.."), On::Virtual).unwrap());
+            assert_eq!(after[0], *name);
+            assert_eq!([before, after].concat(), all);
+        }
+    }
+
+    #[test]
+    fn what_names_no_flow_is_refused() {
+        for wrong in ["", "..", "..no_such_flow", "no_such_flow..", "no_such_flow", "a..b"] {
+            assert!(chosen(wrong, On::Host).is_err(), "{wrong}");
+        }
+    }
 }
