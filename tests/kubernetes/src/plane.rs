@@ -118,6 +118,9 @@ pub(crate) async fn start_snapshots(
     .await?;
     let mut command = Command::new(programs.join(SNAPSHOTS));
     command.arg(format!("--kubeconfig={}", dir.join("keys/admin.kubeconfig").display())).arg("--v=2");
+    // With its own five requests a second it waits for seconds, and decides meanwhile by what it knew before: a content whose
+    // policy becomes Delete just before its snapshot is deleted, as the storage suite does it, then stays for ever.
+    command.args(["--kube-api-qps=50", "--kube-api-burst=100"]);
     processes.start(SNAPSHOTS, &mut command)
 }
 
