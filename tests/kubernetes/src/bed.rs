@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use tokio::process::Command;
 use vultr_sim::{Behaviour, Config, Control, InstanceSpec, Simulation};
@@ -112,14 +112,22 @@ impl Bed {
         let (kubectl, processes) = (&self.kubectl, &mut self.processes);
         let process = if name == node::HOST_NODE { "kubelet" } else { name };
         // A worker that dies is told at once; one on an emulated processor beside other tests takes its time.
-        eventually(&format!("the node {name} is ready"), Duration::from_secs(900), async || {
+        let ready = eventually(&format!("the node {name} is ready"), Duration::from_secs(900), async || {
             processes.check(process)?;
             let ready = ".status.conditions[?(@.type==\"Ready\")].status";
             let ready = kubectl.field(&["node", name], ready).await?;
             ensure!(ready == "True", "it is not ({ready})");
             Ok(())
         })
-        .await
+        .await;
+        let node = self.node(name)?;
+        match ready {
+            Err(error) if node.is_virtual() => {
+                let told = node.tells(&self.processes.log(&format!("{name}-console"))).await;
+                Err(anyhow!("{error:#}\n{told}"))
+            }
+            ready => ready,
+        }
     }
 
     /// Where the driver finds the cloud.

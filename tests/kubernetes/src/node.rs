@@ -13,7 +13,7 @@ use vultr_sim::Cache;
 use crate::{
     bed::Parts,
     network::{self, HOST},
-    process::{Processes, output, output_within},
+    process::{Processes, last_lines, output, output_within},
 };
 
 /// The host's node.
@@ -67,6 +67,13 @@ impl Node {
             command
         };
         output_within(SCRIPT, &mut command).await.with_context(|| format!("on {}", self.name))
+    }
+
+    /// Why a virtual worker does not come: what its console shows, in its `log`, and its journal, if it can be asked.
+    pub(crate) async fn tells(&self, log: &Path) -> String {
+        let journal = self.run("systemctl --failed --no-legend; journalctl --no-pager --lines 40").await;
+        let journal = journal.unwrap_or_else(|error| format!("{error:#}"));
+        format!("its console:\n{}\nits journal:\n{journal}", last_lines(log, 20))
     }
 }
 
@@ -260,7 +267,7 @@ pub(crate) async fn start_virtual(
         .args([
             "-append",
             "root=/dev/vda rw console=ttyS0 quiet mitigations=off audit=0 systemd.unified_cgroup_hierarchy=1 \
-             tsc=reliable clocksource=tsc",
+             tsc=reliable clocksource=tsc systemd.journald.forward_to_console=1 systemd.journald.max_level_console=warning",
         ])
         // What is written is forgotten.
         .args(["-drive", &format!("file={},if=none,id=root,format=raw,snapshot=on,cache=unsafe", show("disk"))])
