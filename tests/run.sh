@@ -57,12 +57,24 @@ shell_syntax() {
     for script in tests/{tools,root,run,sections,sections_test}.sh tests/guest/{run.sh,init} tests/kubernetes/image*.sh deploy/{render.sh,image/*.sh} .ci/run; do bash -n "$script" || return; done
 }
 
-unit() {
+# Built as you, run as root: most of the integration tests use loop devices and mounts.
+cargo_test() {
     local triple
     triple=$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
-    # Built as you, run as root: most of the integration tests use loop devices and mounts.
-    section "unit and integration tests" count_cargo \
-        env "CARGO_TARGET_${triple}_RUNNER=$PWD/tests/root.sh" cargo test --workspace --no-fail-fast -- --show-output
+    env "CARGO_TARGET_${triple}_RUNNER=$PWD/tests/root.sh" cargo test --workspace --no-fail-fast "$@" -- --show-output
+}
+integration_tests() {
+    local status=0
+    cargo_test --test '*' || status=$?
+    # Of examples in the documentation there may be none, which is no section then.
+    cargo_test --doc || status=$?
+    return $status
+}
+# The unit tests keep the processors busy; the integration tests, of which those that load the machine take turns, do not.
+unit() {
+    section "unit tests" count_cargo cargo_test --lib --bins
+    [ -z "$beside" ] || begin workers
+    section "integration tests" count_cargo integration_tests
 }
 
 # Tests of the node on another kernel, with what this one or its root may lack. Not all of them: an emulated processor
@@ -210,16 +222,15 @@ kubernetes() {
     for bed in $(beds); do finish "${BEDS[$bed]}" count_bed; done
 }
 
-# Where all is run, what the beds need is made beside the lints, the host's bed runs beside the tests that wait for disks, and
-# the workers' beside the rest.
+# Where all is run, what the beds need is made beside the lints, the host's bed runs beside the unit tests and all that comes
+# after them, and the workers' beside the integration tests and the rest.
 case " $* " in *" unit "*"kubernetes "*) beside=yes ;; *) beside= ;; esac
 [ -z "$beside" ] || begin_making
 for part in "$@"; do
     case $part in
         unit)
             [ -z "$beside" ] || begin host
-            unit
-            [ -z "$beside" ] || begin workers ;;
+            unit ;;
         lint | guest | contract | sanity | deploy | image | kubernetes) "$part" ;;
         *) echo "no such part: $part" >&2; exit 64 ;;
     esac
