@@ -122,6 +122,11 @@ impl Qemu {
 
     /// Serves a folder under a mount tag.
     pub(crate) async fn share(&self, dir: &Path, tag: u32) -> io::Result<()> {
+        // That of a guest which was switched off has its place until it has ended.
+        let left = self.served().remove(&tag);
+        if let Some(left) = left {
+            left.end().await?;
+        }
         let server = Virtiofsd::start(&self.virtiofsd, dir, &self.dir.join(format!("share-{tag}"))).await?;
         match self.plug_share(server.socket(), tag).await {
             Ok(()) => {

@@ -127,11 +127,11 @@ impl Virtiofsd {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    /// A program that says it has these options, and then does as told with its arguments in `$*`.
-    fn program(test: &str, help: &str, then: &str) -> (PathBuf, Program) {
+    /// A program that says it has these options, and then does as told with its arguments in `$*`; it is in the folder.
+    pub(crate) fn program(test: &str, help: &str, then: &str) -> (PathBuf, Program) {
         let dir = std::env::temp_dir().join(format!("vultr-sim-virtiofsd-{test}-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let (source, script) = (dir.join("source"), dir.join("program"));

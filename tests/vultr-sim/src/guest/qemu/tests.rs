@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::guest::virtiofsd::tests::program;
 
 const SERIAL: &str = "ewr-0123456789abcd";
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -174,6 +175,24 @@ async fn what_is_not_there_is_gone() {
     ]]);
     scene.guest().unshare(7, PATIENCE).await.unwrap();
     assert_eq!(played.await.unwrap()[3], json!({"id": "share-7-socket"}));
+}
+
+#[tokio::test]
+async fn a_server_comes_when_that_of_the_guest_before_has_ended() {
+    let scene = Scene::new();
+    // As virtiofsd does it, which takes a moment to see that its guest is gone.
+    let then = r#"exec 9>"${1#--socket-path=}.lock"
+flock -n 9 || { echo its place is taken; exit 1; }
+: >"${1#--socket-path=}"
+exec sleep 1"#;
+    let (dir, _) = program("again", "--shared-dir", then);
+    let guest = Qemu::new(scene.dir.join("qmp"), scene.dir.clone(), Some(dir.join("program")));
+    let plugged = || vec![("chardev-add", vec![done()]), ("device_add", vec![done()])];
+    let played = scene.play(vec![plugged(), plugged()]);
+    guest.share(Path::new("/x"), 7).await.unwrap();
+    guest.share(Path::new("/x"), 7).await.unwrap();
+    played.await.unwrap();
+    fs::remove_dir_all(dir).unwrap();
 }
 
 #[tokio::test]
