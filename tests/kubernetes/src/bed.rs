@@ -122,10 +122,7 @@ impl Bed {
         .await;
         let node = self.node(name)?;
         match ready {
-            Err(error) if node.is_virtual() => {
-                let told = node.tells(&self.processes.log(&format!("{name}-console"))).await;
-                Err(anyhow!("{error:#}\n{told}"))
-            }
+            Err(error) if node.is_virtual() => Err(anyhow!("{error:#}\n{}", node.tells(&self.processes).await)),
             ready => ready,
         }
     }

@@ -69,11 +69,11 @@ impl Node {
         output_within(SCRIPT, &mut command).await.with_context(|| format!("on {}", self.name))
     }
 
-    /// Why a virtual worker does not come: what its console shows, in its `log`, and its journal, if it can be asked.
-    pub(crate) async fn tells(&self, log: &Path) -> String {
+    /// Why a virtual worker does not come: what its console shows, and its journal, if it can be asked.
+    pub(crate) async fn tells(&self, processes: &Processes) -> String {
         let journal = self.run("systemctl --failed --no-legend; journalctl --no-pager --lines 40").await;
         let journal = journal.unwrap_or_else(|error| format!("{error:#}"));
-        format!("its console:\n{}\nits journal:\n{journal}", last_lines(log, 20))
+        format!("its console:\n{}\nits journal:\n{journal}", last_lines(&console(processes, &self.name), 20))
     }
 }
 
@@ -261,7 +261,7 @@ pub(crate) async fn start_virtual(
         .args(["-name", name, "-nodefaults", "-display", "none", "-smp", "1", "-m", "2048"])
         .args(["-machine", "pc,memory-backend=memory", "-object", "memory-backend-memfd,id=memory,size=2048M,share=on"])
         .args(accelerator())
-        .args(["-serial", &format!("file:{}", processes.log(&format!("{name}-console")).display())])
+        .args(["-serial", &format!("file:{}", console(processes, name).display())])
         .args(["-qmp", &format!("unix:{},server=on,wait=off", monitor.display())])
         .args(["-kernel", &show("vmlinuz"), "-initrd", &show("initrd")])
         .args([
@@ -278,6 +278,11 @@ pub(crate) async fn start_virtual(
         .args(["-device", "vhost-user-fs-pci,chardev=bed,tag=bed"])
         .args(["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]);
     processes.start(name, &mut command)
+}
+
+/// Where a worker's console is written to.
+fn console(processes: &Processes, name: &str) -> PathBuf {
+    processes.log(&format!("{name}-console"))
 }
 
 /// The socket on which a worker's machine takes orders.

@@ -123,10 +123,7 @@ impl Qemu {
     /// Serves a folder under a mount tag.
     pub(crate) async fn share(&self, dir: &Path, tag: u32) -> io::Result<()> {
         // That of a guest which was switched off has its place until it has ended.
-        let left = self.served().remove(&tag);
-        if let Some(left) = left {
-            left.end().await?;
-        }
+        self.end_server(tag).await?;
         let server = Virtiofsd::start(&self.virtiofsd, dir, &self.dir.join(format!("share-{tag}"))).await?;
         match self.plug_share(server.socket(), tag).await {
             Ok(()) => {
@@ -154,6 +151,11 @@ impl Qemu {
     /// Takes a share from the guest, which must agree to it in time, and ends its server.
     pub(crate) async fn unshare(&self, tag: u32, patience: Duration) -> io::Result<()> {
         self.take(Part::Share(tag), patience).await?;
+        self.end_server(tag).await
+    }
+
+    /// Ends a share's server, if there is one.
+    async fn end_server(&self, tag: u32) -> io::Result<()> {
         let server = self.served().remove(&tag);
         match server {
             Some(server) => server.end().await,
