@@ -1,6 +1,11 @@
 //! `/metrics`, `/healthz` and `/readyz`, for Prometheus and for probes.
 
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use std::{
+    collections::VecDeque,
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
 use hyper::server::conn::http1;
@@ -11,7 +16,7 @@ use hyper_util::{
 use tokio::{
     net::TcpListener,
     sync::watch,
-    task::{AbortHandle, JoinHandle},
+    task::{AbortHandle, JoinSet},
     time::sleep,
 };
 use tracing::{debug, info, warn};
@@ -22,24 +27,56 @@ use crate::{RunError, metrics::Metrics, registration::Registration, rpc::Identit
 const CONNECTIONS: usize = 64;
 /// How long a connection may be silent before its next request.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long it is until an address that the machine does not have is tried again.
+const ABSENCE: Duration = Duration::from_secs(10);
 
-/// Serves on `address` in a task of its own. `standing` is what the start waits for.
+/// Serves on all of `addresses` until the tasks are dropped. What the machine does not have of them is served when it has it:
+/// volumes do not wait for metrics, and what Kubernetes takes for a node's address need not be one of the machine's.
 ///
 /// # Errors
-/// If the address cannot be had.
-pub async fn serve(
-    address: SocketAddr,
-    metrics: Metrics,
-    identity: Identity,
-    standing: watch::Receiver<String>,
-    registration: Option<Registration>,
-) -> Result<JoinHandle<()>, RunError> {
-    let failed = |error| RunError::Failed(format!("--metrics-addr {address}: {error}"));
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+/// If the machine has none of them, or a port is taken.
+pub async fn serve(addresses: &[SocketAddr], router: &Router) -> Result<JoinSet<()>, RunError> {
+    let mut tasks = JoinSet::new();
+    let mut absent = Vec::new();
+    for &address in addresses {
+        match listen(address).await {
+            Ok(listener) => drop(tasks.spawn(answer(listener, router.clone()))),
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => absent.push((address, error)),
+            Err(error) => return Err(failed(address, &error)),
+        }
+    }
+    if let (true, Some((address, error))) = (tasks.is_empty(), absent.first()) {
+        return Err(failed(*address, error));
+    }
+    for (address, error) in absent {
+        warn!(%address, %error, "no metrics here until the machine has this address");
+        let router = router.clone();
+        tasks.spawn(async move { answer(arrival(address).await, router).await });
+    }
+    Ok(tasks)
+}
+
+fn failed(address: SocketAddr, error: &io::Error) -> RunError {
+    RunError::Failed(format!("--metrics-addr {address}: {error}"))
+}
+
+async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await?;
     // Port 0 is any that is free.
-    let address = listener.local_addr().map_err(failed)?;
-    info!(%address, "metrics and health");
-    Ok(tokio::spawn(answer(listener, router(metrics, identity, standing, registration))))
+    info!(address = %listener.local_addr()?, "metrics and health");
+    Ok(listener)
+}
+
+/// Waits until the machine has the address.
+async fn arrival(address: SocketAddr) -> TcpListener {
+    loop {
+        sleep(ABSENCE).await;
+        match listen(address).await {
+            Ok(listener) => return listener,
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {}
+            Err(error) => warn!(%address, %error, "no metrics here yet"),
+        }
+    }
 }
 
 /// Like `axum::serve`, which knows no limits.
@@ -74,7 +111,8 @@ async fn answer(listener: TcpListener, router: Router) {
     }
 }
 
-fn router(
+/// What is answered at each path. `standing` is what the start waits for.
+pub fn router(
     metrics: Metrics,
     identity: Identity,
     standing: watch::Receiver<String>,

@@ -6,7 +6,13 @@ mod commands;
 mod flags;
 mod node;
 
-use std::{fmt, io::IsTerminal, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    io::IsTerminal,
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Parser, ValueEnum};
 
@@ -62,7 +68,7 @@ pub struct Config {
     /// The region given, in upper case.
     pub region: Option<String>,
     /// Where metrics are served.
-    pub metrics_addr: Option<SocketAddr>,
+    pub metrics_addrs: Vec<SocketAddr>,
     /// Where spans are sent.
     pub otlp_endpoint: Option<String>,
     /// The pod's grace period.
@@ -139,10 +145,7 @@ fn resolve(service: Service) -> Result<Command, String> {
     if region.as_ref().is_some_and(|region| region.is_empty() || !region.bytes().all(|b| b.is_ascii_alphanumeric())) {
         mistakes.add("--region", "give the code of a region, such as EWR");
     }
-    let metrics_addr = given(common.metrics_addr).and_then(|address| {
-        let parsed = address.parse().map_err(|_| format!("--metrics-addr: '{address}' is not an address and a port"));
-        mistakes.unless(parsed)
-    });
+    let metrics_addrs = given(common.metrics_addr).and_then(|list| mistakes.unless(metrics_addresses(&list)));
     let otlp_endpoint = given(common.otlp_endpoint);
     if let Some(url) = &otlp_endpoint {
         mistakes.unless(base_url("--otlp-endpoint", url));
@@ -164,7 +167,7 @@ fn resolve(service: Service) -> Result<Command, String> {
         driver_name,
         metadata_url: common.metadata_url,
         region,
-        metrics_addr,
+        metrics_addrs: metrics_addrs.unwrap_or_default(),
         otlp_endpoint,
         grace,
         log_format,
@@ -173,6 +176,19 @@ fn resolve(service: Service) -> Result<Command, String> {
         controller,
         node,
     })))
+}
+
+/// Addresses with ports. An IPv6 address needs no brackets: a pod is told its node's without them.
+fn metrics_addresses(list: &str) -> Result<Vec<SocketAddr>, String> {
+    let one = |text: &str| {
+        let bare = || {
+            let (address, port) = text.rsplit_once(':')?;
+            Some(SocketAddr::from((address.parse::<Ipv6Addr>().ok()?, port.parse::<u16>().ok()?)))
+        };
+        let parsed = text.parse().ok().or_else(bare);
+        parsed.ok_or_else(|| format!("--metrics-addr: '{text}' is not an address and a port"))
+    };
+    list.split(',').map(one).collect()
 }
 
 /// The lease to be held. Without one, a pod that isn't the first of its StatefulSet is one too many.
@@ -358,6 +374,22 @@ mod tests {
             "--kubelet-registration-dir",
         ] {
             assert!(mistakes.lines().any(|line| line.starts_with(flag)), "{flag} is not in\n{mistakes}");
+        }
+    }
+
+    #[test]
+    fn metrics_may_have_several_addresses_and_ipv6_with_brackets_or_without() {
+        for (list, wanted) in [
+            ("0.0.0.0:9808", &["0.0.0.0:9808"][..]),
+            ("[::]:9808", &["[::]:9808"]),
+            ("127.0.0.1:9808,10.0.0.3:9808", &["127.0.0.1:9808", "10.0.0.3:9808"]),
+            ("127.0.0.1:9808,2001:db8::5:9808", &["127.0.0.1:9808", "[2001:db8::5]:9808"]),
+        ] {
+            let wanted: Vec<SocketAddr> = wanted.iter().map(|address| address.parse().unwrap()).collect();
+            assert_eq!(metrics_addresses(list), Ok(wanted));
+        }
+        for list in ["9808", ":9808", "10.0.0.3", "1:2:3:4:5:6:7:8", "127.0.0.1:9808,", "node:9808", "::1:98080"] {
+            assert!(metrics_addresses(list).is_err(), "{list}");
         }
     }
 

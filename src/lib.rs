@@ -37,10 +37,7 @@ pub mod volume;
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
-use tokio_util::{
-    sync::CancellationToken,
-    task::{AbortOnDropHandle, TaskTracker},
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
@@ -91,14 +88,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (standing, stands) = watch::channel("starting".to_owned());
     let folder = config.node.as_ref().and_then(|node| node.kubelet_registration_dir.as_deref());
     let registration = folder.map(|folder| Registration::new(folder, &config.driver_name, &config.endpoint));
-    let _admin = match config.metrics_addr {
-        Some(address) => {
-            let (metrics, identity) = (metrics.clone(), services.identity.clone());
-            let served = admin::serve(address, metrics, identity, stands, registration.clone()).await?;
-            Some(AbortOnDropHandle::new(served))
-        }
-        None => None,
-    };
+    let router = admin::router(metrics.clone(), services.identity.clone(), stands, registration.clone());
+    let _admin = admin::serve(&config.metrics_addrs, &router).await?;
     let fence = Fence::default();
     let wanted = match &config.lease {
         Some(name) => Some(wanted_lease(name.clone(), fence.clone()).await?),

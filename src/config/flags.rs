@@ -95,7 +95,8 @@ pub(super) struct CommonFlags {
     /// service's only together with --node-id [default: what the metadata service says]
     #[arg(long, env = "CSI_REGION")]
     pub(super) region: Option<String>,
-    /// Serve /metrics, /healthz and /readyz here, such as 0.0.0.0:9808 [default: off]
+    /// Serve /metrics, /healthz and /readyz here, such as 0.0.0.0:9808; of several addresses, with commas between, one that
+    /// the machine doesn't have is waited for, as long as it has another [default: off]
     #[arg(long, env = "CSI_METRICS_ADDR")]
     pub(super) metrics_addr: Option<String>,
     /// Where spans of calls, operations and requests to the cloud are sent: an OpenTelemetry collector that takes OTLP over

@@ -255,8 +255,16 @@ func TestValuesBecomeFlags(t *testing.T) {
 }
 
 func TestProbesGoToWhereTheDriverListens(t *testing.T) {
-	for address, wanted := range map[string]any{"$(HOST_IP)": nil, "0.0.0.0": nil, "[::]": nil, "127.0.0.1": "127.0.0.1", "[::1]": "::1"} {
+	for address, wanted := range map[string]string{"$(HOST_IP)": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "::1", "127.0.0.1": "127.0.0.1", "[::1]": "::1", "10.0.0.3": "10.0.0.3"} {
 		driver := container(t, render(t, fmt.Sprintf("node.metricsAddress=%q", address)).node(t), "driver")
+		listens := "--metrics-addr=" + address + ":9808"
+		if address == "$(HOST_IP)" {
+			// Which need not be an address that the machine has
+			listens = "--metrics-addr=127.0.0.1:9808,$(HOST_IP):9808"
+		}
+		if args := texts(dig[[]any](driver, "args")); !slices.Contains(args, listens) {
+			t.Errorf("%s: no %s in %v", address, listens, args)
+		}
 		for _, probe := range []string{"livenessProbe", "readinessProbe"} {
 			if host := dig[any](driver, probe, "httpGet", "host"); host != wanted {
 				t.Errorf("%s: the %s goes to %v, not %v", address, probe, host, wanted)
