@@ -262,7 +262,7 @@ pub(super) async fn a_node_is_known_by_the_id_of_its_instance(stage: &mut Stage<
         let provider = text(&node, "/spec/providerID");
         ensure!(provider == format!("vultr://{id}"), "{name} is {provider}, and its driver says {id}");
     }
-    // On a new node the driver learns its id before that manager has been there.
+    // The taint that a new node has until that manager has been there doesn't keep the driver off.
     let node = stage.first();
     let pod = driver::node_pod(bed, &node).await?;
     bed.kubectl.run(&["taint", "node", &node, &format!("{UNINITIALIZED}=true:NoSchedule")]).await?;
