@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     bed::{Bed, text},
-    eventually::eventually,
+    eventually::{Never, eventually},
 };
 
 /// How long a pod may take to run, or to end, on an emulated processor.
@@ -180,6 +180,22 @@ impl Stage<'_> {
         let events = self.bed.kubectl.run(&arguments).await.unwrap_or_else(|error| error.to_string());
         let lines: Vec<_> = events.lines().collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+
+    /// Waits until the scheduler has no node for a pod and says `words`. Not by events: one of them stands for all attempts
+    /// that had no node, and keeps what the first was told, who may not have known the claim yet.
+    pub(crate) async fn has_no_node(&self, pod: &str, words: &str) -> Result<()> {
+        eventually(&format!("the pod {pod} has no node, since '{words}'"), POD, async || {
+            let found = self.get(&format!("pod/{pod}")).await?;
+            let conditions = found["status"]["conditions"].as_array().context("it has no conditions yet")?;
+            let scheduled = conditions.iter().find(|it| text(it, "/type") == "PodScheduled");
+            let scheduled = scheduled.context("nobody has looked for a node yet")?;
+            ensure!(text(scheduled, "/status") == "False", Never(format!("the pod {pod} has a node")));
+            let message = text(scheduled, "/message");
+            ensure!(message.contains(words), "it has none, since '{message}'");
+            Ok(())
+        })
+        .await
     }
 
     /// Waits until an event about the object `name` says `words`.

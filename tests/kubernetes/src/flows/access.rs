@@ -17,7 +17,7 @@ pub(super) async fn read_write_once_pod_is_for_one_pod(stage: &mut Stage<'_>) ->
     stage.sh("first", "echo kept > /data/file && sync /data/file").await?;
     // The same node, where ReadWriteOnce would let it in
     stage.make(&[Pod::new("second").on(&node).with("data").object]).await?;
-    stage.told("second", "ReadWriteOncePod").await?;
+    stage.has_no_node("second", "ReadWriteOncePod").await?;
     let second = stage.get("pod/second").await?;
     let phase = text(&second, "/status/phase");
     ensure!(phase == "Pending", "beside the first pod the second is {phase}");

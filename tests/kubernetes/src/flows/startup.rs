@@ -33,10 +33,8 @@ async fn lifted(stage: &Stage<'_>, node: &str) -> Result<()> {
     let bed = &*stage.bed;
     bed.kubectl.run(&["taint", "node", node, &format!("{TAINT}=:NoSchedule")]).await?;
     stage.make(&[claim("early", CLASS, 10), Pod::new("early").on(node).with("early").object]).await?;
-    stage.told("early", "untolerated taint").await?;
     // It can be on this node only, so it is this node's taint that keeps it away.
-    let early = stage.get("pod/early").await?;
-    ensure!(text(&early, "/spec/nodeName").is_empty(), "the pod is on {}", text(&early, "/spec/nodeName"));
+    stage.has_no_node("early", "untolerated taint").await?;
 
     let manifest = driver::rendered(bed, &[&format!("node.startupTaint={TAINT}")]).await?;
     bed.kubectl.with_manifest(&["apply"], &manifest).await?;
