@@ -6,13 +6,7 @@ mod commands;
 mod flags;
 mod node;
 
-use std::{
-    fmt,
-    io::IsTerminal,
-    net::{Ipv6Addr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fmt, io::IsTerminal, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
@@ -22,7 +16,7 @@ pub use self::{
     node::{NodeConfig, TaintConfig},
 };
 use self::{
-    check::{Mistakes, OBJECT_NAME, base_url, given, is_driver_name, is_object_name, socket_path},
+    check::{Mistakes, OBJECT_NAME, base_url, given, is_driver_name, is_object_name, metrics_addresses, socket_path},
     commands::{resolve_orphans, resolve_pre_stop},
     flags::{Cli, LeaseFlags, Service},
 };
@@ -176,19 +170,6 @@ fn resolve(service: Service) -> Result<Command, String> {
         controller,
         node,
     })))
-}
-
-/// Addresses with ports. An IPv6 address needs no brackets: a pod is told its node's without them.
-fn metrics_addresses(list: &str) -> Result<Vec<SocketAddr>, String> {
-    let one = |text: &str| {
-        let bare = || {
-            let (address, port) = text.rsplit_once(':')?;
-            Some(SocketAddr::from((address.parse::<Ipv6Addr>().ok()?, port.parse::<u16>().ok()?)))
-        };
-        let parsed = text.parse().ok().or_else(bare);
-        parsed.ok_or_else(|| format!("--metrics-addr: '{text}' is not an address and a port"))
-    };
-    list.split(',').map(one).collect()
 }
 
 /// The lease to be held. Without one, a pod that isn't the first of its StatefulSet is one too many.

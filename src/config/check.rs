@@ -1,6 +1,9 @@
 //! What single values of the configuration have to look like.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
 
 use crate::registration;
 
@@ -90,4 +93,17 @@ pub(super) fn is_taint_key(key: &str) -> bool {
         && edge(name.as_bytes().first())
         && edge(name.as_bytes().last())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+/// Addresses with ports. An IPv6 address needs no brackets: a pod is told its node's without them.
+pub(super) fn metrics_addresses(list: &str) -> Result<Vec<SocketAddr>, String> {
+    let one = |text: &str| {
+        let bare = || {
+            let (address, port) = text.rsplit_once(':')?;
+            Some(SocketAddr::from((address.parse::<Ipv6Addr>().ok()?, port.parse::<u16>().ok()?)))
+        };
+        let parsed = text.parse().ok().or_else(bare);
+        parsed.ok_or_else(|| format!("--metrics-addr: '{text}' is not an address and a port"))
+    };
+    list.split(',').map(one).collect()
 }
