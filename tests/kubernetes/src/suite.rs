@@ -6,6 +6,7 @@ use std::{
     fmt::{self, Write as _},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -113,6 +114,8 @@ pub(crate) struct Outcome {
     pub(crate) failed: BTreeMap<String, String>,
     /// Those that were not run, by the reason.
     skipped: BTreeMap<String, Vec<String>>,
+    /// Those that were run again, with how they had failed because of containerd.
+    again: BTreeMap<String, String>,
 }
 
 /// The suite for one bed.
@@ -131,6 +134,14 @@ struct Spec {
 
 /// How a spec ended: in so many seconds, or with this failure.
 type Ended = std::result::Result<f64, String>;
+
+/// A spec that has ended.
+struct Shown<'a> {
+    spec: &'a Spec,
+    ended: Ended,
+    /// How it had failed before it was run again.
+    before: Option<String>,
+}
 
 /// Which of the specs that apply are run.
 #[derive(Debug)]
@@ -183,7 +194,8 @@ pub(crate) async fn run(bed: &Bed, program: &Path, logs: &Path, choice: &Choice<
     }
     println!("suite: {apply} specs apply here and fit, {} are run", kept.len());
     ensure!(!kept.is_empty(), "no spec of the suite is left to run");
-    for (spec, ended) in suite.show(&kept).await {
+    for Shown { spec, ended, before } in suite.show(&kept).await {
+        result.again.extend(before.map(|reason| (spec.to_string(), reason)));
         match ended {
             Ok(seconds) => drop(result.passed.insert(spec.to_string(), seconds)),
             Err(reason) => drop(result.failed.insert(spec.to_string(), reason)),
@@ -207,6 +219,9 @@ impl Outcome {
         for (reason, specs) in &self.skipped {
             specs.iter().try_for_each(|spec| writeln!(lines, "skipped  {spec}: {reason}"))?;
         }
+        for (spec, reason) in &self.again {
+            writeln!(lines, "run again {spec}: {reason}")?;
+        }
         for (spec, reason) in &self.failed {
             writeln!(lines, "FAILED   {spec}: {reason}")?;
         }
@@ -217,6 +232,9 @@ impl Outcome {
     pub(crate) fn print(&self) {
         for (reason, specs) in &self.skipped {
             println!("suite: {:4} skipped: {reason}", specs.len());
+        }
+        for (spec, reason) in &self.again {
+            println!("suite: run again, since {reason}: {spec}");
         }
         for (spec, reason) in &self.failed {
             println!("suite: FAILED {spec}: {reason}");
@@ -258,41 +276,77 @@ impl Suite<'_> {
     }
 
     /// Runs specs: those that may be beside each other first, of which the slow ones first, and then the others one by one.
-    async fn show<'a>(&self, specs: &'a [Spec]) -> Vec<(&'a Spec, Ended)> {
+    async fn show<'a>(&self, specs: &'a [Spec]) -> Vec<Shown<'a>> {
         let (alone, mut beside): (Vec<_>, Vec<_>) = specs.iter().partition(|spec| spec.name.contains("[Serial]"));
         beside.sort_by_key(|spec| !spec.name.contains("[Slow]"));
         let next = Cell::new(0);
         let all = RefCell::new(Vec::new());
-        let shown = async |spec: &'a Spec| {
+        let next_one = async |spec: &'a Spec| {
             let number = next.get() + 1;
             next.set(number);
-            let ended = self.ended(spec, number).await;
-            let how = match &ended {
+            let shown = self.shown(spec, number).await;
+            let how = match &shown.ended {
                 Ok(seconds) => format!("passed in {seconds:.1} s"),
                 Err(reason) => format!("FAILED: {reason}"),
             };
             let mut all = all.borrow_mut();
-            all.push((spec, ended));
+            all.push(shown);
             println!("suite: {} of {} {how}: {spec}", all.len(), specs.len());
         };
         let stream = async || {
             while let Some(spec) = beside.get(next.get()) {
-                shown(spec).await;
+                next_one(spec).await;
             }
         };
         let streams = if self.bed.nodes[0].is_virtual() { EMULATED_STREAMS } else { STREAMS };
         futures_util::future::join_all((0..streams).map(|_| stream())).await;
         for spec in alone {
-            shown(spec).await;
+            next_one(spec).await;
         }
         all.into_inner()
     }
 
-    /// Runs one spec.
-    async fn ended(&self, spec: &Spec, number: usize) -> Ended {
+    /// Runs one spec; once more if it misses what a container printed, and containerd says that it has lost some of that.
+    async fn shown<'a>(&self, spec: &'a Spec, number: usize) -> Shown<'a> {
+        let began = SystemTime::now();
+        let ended = self.ended(spec, &format!("{number:03}")).await;
+        if let Err(reason) = &ended
+            && reason.contains("in container output")
+            && let Some(lost) = self.output_lost(began).await
+        {
+            let before = Some(format!("containerd lost what a container printed ({lost}): {reason}"));
+            return Shown { spec, ended: self.ended(spec, &format!("{number:03}-again")).await, before };
+        }
+        Shown { spec, ended, before: None }
+    }
+
+    /// What containerd told of output that it lost since then. On a busy machine its reader may come to a container's pipe
+    /// only when a short-lived one has gone and the pipe is closed (containerd 1.6: "reading from a closed fifo").
+    async fn output_lost(&self, since: SystemTime) -> Option<String> {
+        let since = since.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+        for node in &self.bed.nodes {
+            let script = if node.is_virtual() {
+                format!("journalctl --quiet --no-pager --output=cat --unit=containerd --since=@{since}")
+            } else {
+                // A line begins with time="2026-…Z".
+                let log = self.bed.processes.log("containerd");
+                let since = format!("since=\"$(date --utc --date=@{since} +%FT%T)\"");
+                format!("awk -F '\"' -v {since} '$2 >= since' '{}'", log.display())
+            };
+            match node.run(&format!("{script} | awk '/Failed to pipe std/'")).await {
+                Ok(lines) if lines.is_empty() => {}
+                Ok(lines) => return lines.lines().next().map(str::to_owned),
+                // Then the spec has failed.
+                Err(error) => println!("suite: whether containerd lost output is not known: {error:#}"),
+            }
+        }
+        None
+    }
+
+    /// Runs one spec, once.
+    async fn ended(&self, spec: &Spec, log: &str) -> Ended {
         let focus = format!("-ginkgo.focus= {}$", escape(&spec.name));
-        let log = format!("{number:03}");
-        let (status, reports) = match self.call(spec.class, &log, &["-ginkgo.v", "-ginkgo.timeout=1h", &focus]).await {
+        let (status, reports) = match self.call(spec.class, log, &["-ginkgo.v", "-ginkgo.timeout=1h", &focus]).await {
             Ok(called) => called,
             // One that ended in the middle takes no other along.
             Err(error) => return Err(format!("{error:#}")),
