@@ -414,14 +414,13 @@ func TestTheDriverObjectFitsTheClustersVersion(t *testing.T) {
 	if dig[map[string]any](render(t, "csiDriver."+field+"=0").get("CSIDriver", "block.csi.vultr.com"), "spec")[field] != nil {
 		t.Error("0 does not turn it off")
 	}
-	crd := "--api-versions=snapshot.storage.k8s.io/v1/VolumeSnapshotClass"
 	for _, c := range []struct {
 		values []string
 		there  bool
 	}{
 		{nil, false},
-		{[]string{crd}, true},
-		{[]string{crd, `volumeSnapshotClass.create="never"`}, false},
+		{[]string{snapshotCRD}, true},
+		{[]string{snapshotCRD, `volumeSnapshotClass.create="never"`}, false},
 		{[]string{`volumeSnapshotClass.create="always"`}, true},
 	} {
 		if classes := render(t, c.values...).of("VolumeSnapshotClass"); (len(classes) == 1) != c.there {

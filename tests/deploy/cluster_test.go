@@ -23,8 +23,8 @@ func cluster(t *testing.T, there ...object) string {
 	kinds := func(version string, names ...string) object {
 		var resources []object
 		for _, name := range names {
-			resources = append(resources, object{"name": strings.ToLower(name) + "s", "singularName": strings.ToLower(name),
-				"kind": name, "namespaced": name != "StorageClass", "verbs": []string{"get", "list"}})
+			resources = append(resources, object{"name": plural(name), "singularName": strings.ToLower(name),
+				"kind": name, "namespaced": !strings.HasSuffix(name, "Class"), "verbs": []string{"get", "list"}})
 		}
 		return object{"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
 	}
@@ -39,16 +39,19 @@ func cluster(t *testing.T, there ...object) string {
 				version := object{"groupVersion": name + "/v1", "version": "v1"}
 				return object{"name": name, "versions": []object{version}, "preferredVersion": version}
 			}
-			answer(w, 200, object{"kind": "APIGroupList", "apiVersion": "v1", "groups": []object{group("storage.k8s.io"), group("apps")}})
+			answer(w, 200, object{"kind": "APIGroupList", "apiVersion": "v1", "groups": []object{
+				group("storage.k8s.io"), group("apps"), group("snapshot.storage.k8s.io")}})
 		case path == "/api/v1":
 			answer(w, 200, kinds("v1", "Secret"))
 		case path == "/apis/storage.k8s.io/v1":
 			answer(w, 200, kinds("storage.k8s.io/v1", "StorageClass"))
+		case path == "/apis/snapshot.storage.k8s.io/v1":
+			answer(w, 200, kinds("snapshot.storage.k8s.io/v1", "VolumeSnapshotClass"))
 		case path == "/apis/apps/v1":
 			answer(w, 200, kinds("apps/v1", "StatefulSet"))
 		default:
 			for _, one := range there {
-				if strings.HasSuffix(path, "/"+strings.ToLower(one.kind())+"s/"+one.name()) {
+				if strings.HasSuffix(path, "/"+plural(one.kind())+"/"+one.name()) {
 					answer(w, 200, one)
 					return
 				}
@@ -66,9 +69,23 @@ func cluster(t *testing.T, there ...object) string {
 	return config
 }
 
+// plural is what a kind of object is called in paths.
+func plural(kind string) string {
+	name := strings.ToLower(kind) + "s"
+	if strings.HasSuffix(kind, "s") {
+		name = strings.ToLower(kind) + "es"
+	}
+	return name
+}
+
 func class(name string, annotations object) object {
 	return object{"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "block.csi.vultr.com",
 		"metadata": object{"name": name, "annotations": annotations}}
+}
+
+func snapshotClass(annotations object) object {
+	return object{"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "driver": "block.csi.vultr.com",
+		"deletionPolicy": "Delete", "metadata": object{"name": "vultr-block-storage", "annotations": annotations}}
 }
 
 func TestClassesThatAreThereAreLeftAsTheyAre(t *testing.T) {
@@ -80,20 +97,25 @@ func TestClassesThatAreThereAreLeftAsTheyAre(t *testing.T) {
 	}{
 		{nil, nil},
 		// Vultr's own driver's
-		{objects{class("vultr-block-storage", nil), class("vultr-vfs-storage", object{})}, []string{"vultr-block-storage", "vultr-vfs-storage"}},
+		{objects{class("vultr-block-storage", nil), class("vultr-vfs-storage", object{}), snapshotClass(nil)},
+			[]string{"StorageClass/vultr-block-storage", "StorageClass/vultr-vfs-storage", "VolumeSnapshotClass/vultr-block-storage"}},
 		// An upgrade keeps what the release made: an object that isn't rendered any more is deleted.
-		{objects{class("vultr-block-storage", ours)}, nil},
-		{objects{class("vultr-block-storage", another)}, []string{"vultr-block-storage"}},
+		{objects{class("vultr-block-storage", ours), snapshotClass(ours)}, nil},
+		{objects{class("vultr-block-storage", another)}, []string{"StorageClass/vultr-block-storage"}},
+		{objects{snapshotClass(another)}, []string{"VolumeSnapshotClass/vultr-block-storage"}},
 	} {
 		config := cluster(t, c.there...)
-		out, err := run("template", "cloud-block-csi", chart, kubernetes, "--namespace", "kube-system", "--dry-run=server", "--kubeconfig", config)
+		out, err := run("template", "cloud-block-csi", chart, kubernetes, snapshotCRD, "--namespace", "kube-system", "--dry-run=server",
+			"--kubeconfig", config)
 		if err != nil {
 			t.Fatal(err)
 		}
 		rendered := parse(t, out)
-		for _, name := range []string{"vultr-block-storage", "vultr-block-storage-retain", "vultr-vfs-storage"} {
-			if there := rendered.get("StorageClass", name) != nil; there == slices.Contains(c.left, name) {
-				t.Errorf("%v: %s is rendered: %v", c.there, name, there)
+		for _, name := range []string{"StorageClass/vultr-block-storage", "StorageClass/vultr-block-storage-retain",
+			"StorageClass/vultr-vfs-storage", "VolumeSnapshotClass/vultr-block-storage"} {
+			kind, name, _ := strings.Cut(name, "/")
+			if there := rendered.get(kind, name) != nil; there == slices.Contains(c.left, kind+"/"+name) {
+				t.Errorf("%v: the %s %s is rendered: %v", c.there, kind, name, there)
 			}
 		}
 	}

@@ -18,6 +18,8 @@ const (
 	chart  = folder + "/chart"
 	// Helm takes Kubernetes for a very old one, unless its release scripts or a flag tell it otherwise.
 	kubernetes = "--kube-version=1.36.3"
+	// And for one without snapshots.
+	snapshotCRD = "--api-versions=snapshot.storage.k8s.io/v1/VolumeSnapshotClass"
 )
 
 var helm string

@@ -19,6 +19,11 @@ use crate::{
 
 /// What is no release's and stays when one is uninstalled: what the README has made by hand.
 const KEPT: [&str; 2] = ["configmap/cloud-block-csi", "secret/vultr-csi"];
+/// Classes that are there before a release, such as those of Vultr's own driver.
+const OLDER: [&str; 2] = [
+    "storageclass.storage.k8s.io/vultr-block-storage-retain",
+    "volumesnapshotclass.snapshot.storage.k8s.io/vultr-block-storage",
+];
 
 pub(super) async fn helm_installs_upgrades_and_uninstalls(stage: &mut Stage<'_>) -> Result<()> {
     let folder = stage.bed.dir.join("helm");
@@ -33,9 +38,14 @@ async fn by_helm(stage: &Stage<'_>, folder: &Path, next: &Next) -> Result<()> {
     let bed = &*stage.bed;
     driver::uninstall(bed).await?;
     nothing_is_left(bed, &KEPT).await?;
+    let older = make_older(bed).await?;
 
     let helm = driver::helm(bed).await?;
-    types(bed, &helm, &bed.parts.repository, &said(bed, "helm install")?).await?;
+    let told = types(bed, &helm, &bed.parts.repository, &said(bed, "helm install")?).await?;
+    for class in ["StorageClass vultr-block-storage-retain", "VolumeSnapshotClass vultr-block-storage"] {
+        let left = format!("The {class} was there already and is left as it is.");
+        ensure!(told.contains(&left), "Helm doesn't say '{left}', but: {told}");
+    }
     driver::is_ready(bed).await?;
     driver::runs_image(bed, &next.shipped_image).await?;
     let first = rendered_by_helm(bed).await?;
@@ -85,7 +95,36 @@ async fn by_helm(stage: &Stage<'_>, folder: &Path, next: &Next) -> Result<()> {
     let found = named_after_it(bed).await?;
     ensure!(found.iter().any(|object| object.contains("sh.helm.release")), "no release is among {found:?}");
     types(bed, &helm, folder, &said(bed, "helm uninstall")?).await?;
-    nothing_is_left(bed, &KEPT).await
+    nothing_is_left(bed, &[KEPT, OLDER].concat()).await?;
+    let left = versions(bed).await?;
+    ensure!(left == older, "the classes that were there before the release were {older:?}, and are {left:?}");
+    Ok(())
+}
+
+/// Makes the older classes, as a cluster of Vultr's own driver has them: with a binding that can't be changed, and nobody's by
+/// what Helm writes on objects.
+async fn make_older(bed: &Bed) -> Result<Vec<String>> {
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "vultr-block-storage-retain"},
+        "provisioner": driver::NAME, "parameters": {"disk_type": "nvme"}, "allowVolumeExpansion": true,
+        "reclaimPolicy": "Retain", "volumeBindingMode": "Immediate",
+    });
+    let of_snapshots = json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass",
+        "metadata": {"name": "vultr-block-storage"}, "driver": driver::NAME, "deletionPolicy": "Delete",
+    });
+    bed.kubectl.apply(&[class, of_snapshots]).await?;
+    versions(bed).await
+}
+
+/// Which objects the older classes are, and in which state: whoever writes to one changes that.
+async fn versions(bed: &Bed) -> Result<Vec<String>> {
+    let mut versions = Vec::new();
+    for class in OLDER {
+        let found = bed.kubectl.get(&[class]).await?;
+        versions.push(format!("{} {}", text(&found, "/metadata/uid"), text(&found, "/metadata/resourceVersion")));
+    }
+    Ok(versions)
 }
 
 /// The driver as it is shipped, whatever there is of a release.
@@ -95,6 +134,7 @@ async fn restore(stage: &Stage<'_>, folder: &Path) -> Result<()> {
     let uninstall = format!("{} --ignore-not-found --wait", said(bed, "helm uninstall")?);
     types(bed, &driver::helm(bed).await?, &bed.parts.repository, &uninstall).await?;
     driver::have_ended(bed, [CONTROLLER, NODE]).await?;
+    bed.kubectl.delete(&OLDER, POD).await?;
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
@@ -110,12 +150,12 @@ fn said(bed: &Bed, words: &str) -> Result<String> {
     Ok(found[0].split(" #").next().unwrap_or_default().trim_end().to_owned())
 }
 
-/// Types a command that needs Helm, which has nothing of whoever runs this.
-async fn types(bed: &Bed, helm: &Path, folder: &Path, command: &str) -> Result<()> {
+/// Types a command that needs Helm, which has nothing of whoever runs this, and gives what it printed.
+async fn types(bed: &Bed, helm: &Path, folder: &Path, command: &str) -> Result<String> {
     let tools = helm.parent().context("Helm is in no folder")?;
     let home = bed.dir.join("helm-home");
     let own = format!("export HELM_CACHE_HOME={0} HELM_CONFIG_HOME={0} HELM_DATA_HOME={0}", home.display());
-    bed.type_in(folder, &format!("{own}\n{command}"), &[tools]).await.map(drop)
+    bed.type_in(folder, &format!("{own}\n{command}"), &[tools]).await
 }
 
 /// Makes the chart of the next version below a folder, where it is in the repository.
@@ -146,9 +186,10 @@ async fn rendered_by_helm(bed: &Bed) -> Result<Vec<String>> {
         }
     }
     ours.sort();
-    for wanted in ["StorageClass/vultr-block-storage", "VolumeSnapshotClass/vultr-block-storage"] {
-        ensure!(ours.iter().any(|object| object == wanted), "{wanted} is not the release's; it has {ours:?}");
-    }
+    let has = |class: &str| ours.iter().any(|object| object.ends_with(class));
+    ensure!(has("StorageClass/vultr-block-storage"), "no class is the release's; it has {ours:?}");
+    let taken = ["StorageClass/vultr-block-storage-retain", "VolumeSnapshotClass/vultr-block-storage"].map(has);
+    ensure!(taken == [false, false], "classes that were there before the release are its own: {ours:?}");
     Ok(ours)
 }
 
