@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use vultr_sim::{Fault, Operation, When};
 
 use crate::{
@@ -35,9 +35,7 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     guide::watch(stage.bed)?;
     let checks = guide::blocks(stage.bed, "check")?;
     let (afterwards, checks) = checks.split_last().context("there are no checks")?;
-    for block in checks {
-        guide::follow(stage.bed, folder, block).await?;
-    }
+    volumes_to_mind_are_told(stage, folder, checks).await?;
     for pull in guide::blocks(stage.bed, "pull")? {
         guide::follow(stage.bed, folder, &pull).await?;
     }
@@ -54,6 +52,9 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     stage.is_pending("midway").await?;
     let before = guide::objects(stage, "midway").await?;
     for step in &steps {
+        if step.contains("{ ! grep") {
+            what_is_left_is_in_the_way(stage, folder, step).await?;
+        }
         guide::follow(stage.bed, folder, step).await?;
     }
     driver::is_ready(stage.bed).await?;
@@ -152,17 +153,54 @@ async fn goes_back(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     has_beats(stage, "back", "by-hand", written).await
 }
 
-/// The old driver may format a raw volume, so the guide's first step back fails where there is one.
-async fn raw_volumes_are_in_the_way(stage: &Stage<'_>, folder: &Path, step: &str) -> Result<()> {
-    let raw = json!({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "raw"},
+/// A PersistentVolume of 10 GiB by hand, for a disk that isn't there.
+fn persistent_volume(name: &str, mode: &str, claim: Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
         "spec": {
             "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "10Gi"}, "storageClassName": "",
-            "persistentVolumeReclaimPolicy": "Retain", "volumeMode": "Block",
+            "persistentVolumeReclaimPolicy": "Retain", "volumeMode": mode, "claimRef": claim,
             "csi": {"driver": driver::NAME, "volumeHandle": "00000000-0000-4000-8000-000000000000"},
         },
+    })
+}
+
+/// The guide's checks print a volume that names no file system and whose claim no pod has, and none of the others.
+async fn volumes_to_mind_are_told(stage: &Stage<'_>, folder: &Path, checks: &[String]) -> Result<()> {
+    let claim = json!({"namespace": stage.namespace, "name": "overlooked"});
+    stage.bed.kubectl.apply(&[persistent_volume("overlooked", "Filesystem", claim)]).await?;
+    let mut told = Vec::new();
+    for block in checks {
+        told.push(guide::follow(stage.bed, folder, block).await?);
+    }
+    stage.bed.kubectl.delete(&["persistentvolume", "overlooked"], POD).await?;
+    let unused = told.first().is_some_and(|lines| lines.trim() == format!("{}/overlooked", stage.namespace));
+    ensure!(unused, "of volumes that no pod has the guide's checks tell {told:?}");
+    let without_type = told.get(1).is_some_and(|lines| lines.trim() == "overlooked");
+    ensure!(without_type, "of volumes without a file system's name the guide's checks tell {told:?}");
+    Ok(())
+}
+
+/// The guide goes no further while there is a pod of the old driver, wherever that is.
+async fn what_is_left_is_in_the_way(stage: &Stage<'_>, folder: &Path, step: &str) -> Result<()> {
+    let left = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "left", "namespace": stage.namespace},
+        "spec": {
+            // Its image isn't here.
+            "schedulingGates": [{"name": "example.com/never"}],
+            "containers": [{"name": "csi-vultr-plugin", "image": "docker.io/vultr/vultr-csi:v0.18.0"}],
+        },
     });
-    stage.bed.kubectl.apply(&[raw]).await?;
+    stage.bed.kubectl.apply(&[left]).await?;
+    let followed = guide::follow(stage.bed, folder, step).await;
+    stage.bed.kubectl.delete(&["pod", "left", "-n", &stage.namespace], POD).await?;
+    ensure!(followed.is_err(), "the guide goes on though there is a pod of the old driver");
+    Ok(())
+}
+
+/// The old driver may format a raw volume, so the guide's first step back fails where there is one.
+async fn raw_volumes_are_in_the_way(stage: &Stage<'_>, folder: &Path, step: &str) -> Result<()> {
+    stage.bed.kubectl.apply(&[persistent_volume("raw", "Block", Value::Null)]).await?;
     let followed = guide::follow(stage.bed, folder, step).await;
     stage.bed.kubectl.delete(&["persistentvolume", "raw"], POD).await?;
     ensure!(followed.is_err(), "the guide goes on though there is a raw volume");
@@ -247,7 +285,7 @@ async fn is_detached(stage: &Stage<'_>, volume: &str, persistent: &str) -> Resul
 /// The volumes that the newer provisioner has marked.
 async fn marked(bed: &Bed) -> Result<Vec<String>> {
     let volumes = bed.kubectl.list(&["persistentvolumes"]).await?;
-    let has_mark = |marks: &Vec<serde_json::Value>| marks.iter().any(|mark| mark == MARK);
+    let has_mark = |marks: &Vec<Value>| marks.iter().any(|mark| mark == MARK);
     let marked = volumes.iter().filter(|volume| volume["metadata"]["finalizers"].as_array().is_some_and(has_mark));
     Ok(marked.map(|volume| text(volume, "/metadata/name").to_owned()).collect())
 }

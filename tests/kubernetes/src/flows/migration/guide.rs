@@ -25,9 +25,9 @@ pub(super) fn blocks(bed: &Bed, word: &str) -> Result<Vec<String>> {
     Ok(blocks)
 }
 
-/// Types a block in `folder`.
-pub(super) async fn follow(bed: &Bed, folder: &Path, block: &str) -> Result<()> {
-    bed.type_in(folder, block, &[]).await.map(drop)
+/// Types a block in `folder`, and gives what it printed.
+pub(super) async fn follow(bed: &Bed, folder: &Path, block: &str) -> Result<String> {
+    bed.type_in(folder, block, &[]).await
 }
 
 /// Begins to watch the pods of both drivers.
