@@ -8,7 +8,7 @@ FS_TYPE ?= xfs
 help:
 	@echo "make demo      watch a volume's whole life on a simulated cloud (root for loop devices and mounts)"
 	@echo "               FS_TYPE=xfs|ext4|btrfs chooses the file system"
-	@echo "make test      run every test (needs Go as well)"
+	@echo "make test      what a change has to pass (needs Go as well)"
 	@echo "make lint      format, lints with warnings as errors, dependencies"
 	@echo "make unit      unit tests, and integration tests on real disks"
 	@echo "make guest     the node's tests in a virtual machine, with what this kernel or its root may lack"

@@ -124,7 +124,8 @@ impl Metrics {
         );
         registry.register(
             "csi_cloud_reachable",
-            "Whether the last request to the cloud was answered (1) or not (0)",
+            "1 if the last request to the cloud was answered, 0 if not, or if it was refused for its token or for the rate \
+             limit; requests for shared file systems do not count",
             self.weather.reachable.clone(),
         );
         registry.register("csi_tool_seconds", "Duration of programs that the node ran", self.tools.clone());
