@@ -168,6 +168,15 @@ pub(crate) async fn rolled_out(bed: &Bed, set: &str) -> Result<()> {
     }
 }
 
+/// All pods, and what the driver's have said.
+pub(crate) async fn told(bed: &Bed) -> Result<String> {
+    let pods = bed.kubectl.run(&["get", "pods", "-A", "-o", "wide"]).await?;
+    let both = format!("app in ({CONTROLLER}, {NODE})");
+    let logs = ["logs", "-n", NAMESPACE, "-l", &both, "--all-containers", "--prefix", "--tail=-1"];
+    let logs = bed.kubectl.run(&logs).await.unwrap_or_else(|error| format!("{error:#}"));
+    Ok(format!("{pods}\n{logs}"))
+}
+
 /// What the driver's pods said last.
 async fn last_words(bed: &Bed, set: &str) -> String {
     let describe = bed.kubectl.run(&["describe", "pods", "-n", NAMESPACE]).await.unwrap_or_default();

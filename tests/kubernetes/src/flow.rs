@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use vultr_sim::Stats;
 
-use crate::{bed::Bed, leftovers, stage::Stage};
+use crate::{bed::Bed, driver, leftovers, stage::Stage};
 
 /// Which nodes a flow can be shown on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +84,12 @@ impl Flow {
         let ran = (self.run)(&mut stage).await;
         if ran.is_err() {
             println!("{}", stage.events().await);
+            let log = stage.bed.processes.log(&format!("flow-{}", self.name));
+            let told = driver::told(stage.bed).await.unwrap_or_else(|error| format!("{error:#}"));
+            match std::fs::write(&log, told) {
+                Ok(()) => println!("the pods, and what the driver's have said: {}", log.display()),
+                Err(error) => println!("{}: {error}", log.display()),
+            }
         }
         // Cleaned in any case, so that the next one stands on clean ground.
         let cleaned = leftovers::none(bed, &namespace).await;
