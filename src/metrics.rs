@@ -268,6 +268,15 @@ impl Weather {
     }
 }
 
+/// What `deploy/metrics.md` says that a label of a metric can be.
+#[cfg(test)]
+pub(crate) fn described(label: &str, metric: &str) -> std::collections::BTreeSet<&'static str> {
+    let page = include_str!("../deploy/metrics.md");
+    let about = format!("`{label}` of `{metric}`:");
+    let values = page.split("\n- ").find_map(|item| item.strip_prefix(&about)).unwrap();
+    values.split("\n\n").next().unwrap().split('`').skip(1).step_by(2).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -205,6 +205,22 @@ mod tests {
     use super::*;
     use crate::cloud::transport::{Answer, Lost};
 
+    #[test]
+    fn requests_end_in_the_ways_that_alerts_know() {
+        let text = String::new;
+        let errors = [
+            CloudError::NotFound(text()),
+            CloudError::Refused { status: 400, text: text() },
+            CloudError::Busy(text()),
+            CloudError::Exhausted(text()),
+            CloudError::Unauthorized(text()),
+            CloudError::RateLimited,
+            CloudError::Unknown(text()),
+        ];
+        let outcomes = errors.iter().map(label).chain(["ok"]).collect();
+        assert_eq!(crate::metrics::described("outcome", "csi_cloud_seconds"), outcomes);
+    }
+
     /// Answers everything, and counts.
     #[derive(Debug, Default)]
     struct Counting(AtomicU32);

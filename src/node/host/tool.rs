@@ -54,6 +54,17 @@ pub(in crate::node) fn output_of(command: &mut std::process::Command) -> io::Res
     child.wait_with_output()
 }
 
+/// How a program's end is counted.
+fn outcome(ended: Result<&Output, &Error>) -> &'static str {
+    match ended.map(|output| output.code) {
+        Ok(Some(0)) => "ok",
+        // With some this is an answer: blkid finds nothing, e2fsck has mended something.
+        Ok(Some(_)) => "nonzero",
+        Ok(None) => "signal",
+        Err(_) => "not_run",
+    }
+}
+
 /// How a program ended.
 #[derive(Debug, Clone)]
 pub struct Output {
@@ -115,14 +126,7 @@ impl Tools {
     ) -> Result<Output, Error> {
         let began = Instant::now();
         let ended = self.run_to_its_end(tool, arguments, key, lock).await;
-        let outcome = match ended.as_ref().map(|output| output.code) {
-            Ok(Some(0)) => "ok",
-            // With some this is an answer: blkid finds nothing, e2fsck has mended something.
-            Ok(Some(_)) => "nonzero",
-            Ok(None) => "signal",
-            Err(_) => "not_run",
-        };
-        self.metrics.tool(tool.program(), outcome, began.elapsed());
+        self.metrics.tool(tool.program(), outcome(ended.as_ref()), began.elapsed());
         ended
     }
 
@@ -203,4 +207,17 @@ fn end_of(file: &mut File) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.take(OUTPUT_BYTES).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_end_in_the_ways_that_alerts_know() {
+        let ended = |code| Output { code, outcome: String::new(), stdout: String::new(), stderr: String::new() };
+        let ended = [Ok(ended(Some(0))), Ok(ended(Some(2))), Ok(ended(None)), Err(Error::NotYet(String::new()))];
+        let outcomes = ended.each_ref().map(|ended| outcome(ended.as_ref()));
+        assert_eq!(crate::metrics::described("outcome", "csi_tool_seconds"), outcomes.into());
+    }
 }
