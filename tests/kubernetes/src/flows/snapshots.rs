@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use crate::{
     bed::text,
+    driver::{self, CONTROLLER, NAMESPACE},
     eventually::eventually,
-    stage::{POD, Pod, Stage, claim, class},
+    stage::{CLASS, POD, Pod, Stage, claim, class},
 };
 
 /// The class of the flow: a file system that the host can grow, too.
@@ -61,6 +62,56 @@ async fn copies(stage: &Stage<'_>) -> Result<()> {
     stage.end("again").await?;
     stage.delete("pvc/again").await?;
     stage.delete("volumesnapshot/taken").await
+}
+
+/// What the sidecar writes on a content for as long as it waits for the driver's answer, during which it deletes nothing.
+const BEING_CREATED: &str = "snapshot.storage.kubernetes.io/volumesnapshot-being-created";
+
+pub(super) async fn a_snapshot_deleted_as_it_gets_ready_goes_soon(stage: &mut Stage<'_>) -> Result<()> {
+    stage.make(&[claim("data", CLASS, 10)]).await?;
+    stage.run(&Pod::new("source").with("data")).await?;
+    stage.make(&[snapshot("brief", "data")]).await?;
+    is_ready(stage, "brief").await?;
+    // The sidecar sees the deletion before it has taken its mark away, as when both come in the same moment.
+    scale(stage, 0).await?;
+    let left = leave_marked(stage, "brief").await;
+    scale(stage, 1).await?;
+    driver::is_ready(stage.bed).await?;
+    let content = left?;
+    eventually("the snapshot is gone with its content", POD, async || {
+        let there = stage.bed.kubectl.list(&["volumesnapshotcontents"]).await?;
+        let is_there = there.iter().any(|one| text(one, "/metadata/name") == content);
+        ensure!(!is_there, "{content} is there");
+        Ok(())
+    })
+    .await
+}
+
+/// Has a snapshot deleted while no sidecar runs, and leaves its content as one leaves it that is waiting for the driver.
+async fn leave_marked(stage: &Stage<'_>, name: &str) -> Result<String> {
+    let kubectl = &stage.bed.kubectl;
+    let found = stage.get(&format!("volumesnapshot/{name}")).await?;
+    let content = text(&found, "/status/boundVolumeSnapshotContentName").to_owned();
+    kubectl.run(&["delete", "volumesnapshot", name, "-n", &stage.namespace, "--wait=false"]).await?;
+    eventually("the content is to go", POD, async || {
+        let found = kubectl.get(&["volumesnapshotcontent", &content]).await?;
+        let marked = &found["metadata"]["annotations"]["snapshot.storage.kubernetes.io/volumesnapshot-being-deleted"];
+        ensure!(marked == "yes" && found["metadata"]["deletionTimestamp"].is_string(), "it is {found}");
+        Ok(())
+    })
+    .await?;
+    kubectl.run(&["annotate", "volumesnapshotcontent", &content, &format!("{BEING_CREATED}=yes")]).await?;
+    Ok(content)
+}
+
+/// Has so many controllers, and waits until the others have ended.
+async fn scale(stage: &Stage<'_>, controllers: u32) -> Result<()> {
+    let (kubectl, replicas) = (&stage.bed.kubectl, format!("--replicas={controllers}"));
+    kubectl.run(&["scale", "-n", NAMESPACE, "statefulset", CONTROLLER, &replicas]).await?;
+    if controllers > 0 {
+        return Ok(());
+    }
+    kubectl.wait(&["-n", NAMESPACE, "--for=delete", "pod", "-l", &format!("app={CONTROLLER}")], POD).await
 }
 
 fn snapshot(name: &str, of: &str) -> Value {
