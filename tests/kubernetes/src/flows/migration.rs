@@ -154,7 +154,7 @@ async fn goes_back(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
 }
 
 /// A PersistentVolume of 10 GiB by hand, for a disk that isn't there.
-fn persistent_volume(name: &str, mode: &str, claim: Value) -> Value {
+fn persistent_volume(name: &str, mode: &str, claim: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
         "spec": {
@@ -168,7 +168,7 @@ fn persistent_volume(name: &str, mode: &str, claim: Value) -> Value {
 /// The guide's checks print a volume that names no file system and whose claim no pod has, and none of the others.
 async fn volumes_to_mind_are_told(stage: &Stage<'_>, folder: &Path, checks: &[String]) -> Result<()> {
     let claim = json!({"namespace": stage.namespace, "name": "overlooked"});
-    stage.bed.kubectl.apply(&[persistent_volume("overlooked", "Filesystem", claim)]).await?;
+    stage.bed.kubectl.apply(&[persistent_volume("overlooked", "Filesystem", &claim)]).await?;
     let mut told = Vec::new();
     for block in checks {
         told.push(guide::follow(stage.bed, folder, block).await?);
@@ -200,7 +200,7 @@ async fn what_is_left_is_in_the_way(stage: &Stage<'_>, folder: &Path, step: &str
 
 /// The old driver may format a raw volume, so the guide's first step back fails where there is one.
 async fn raw_volumes_are_in_the_way(stage: &Stage<'_>, folder: &Path, step: &str) -> Result<()> {
-    stage.bed.kubectl.apply(&[persistent_volume("raw", "Block", Value::Null)]).await?;
+    stage.bed.kubectl.apply(&[persistent_volume("raw", "Block", &Value::Null)]).await?;
     let followed = guide::follow(stage.bed, folder, step).await;
     stage.bed.kubectl.delete(&["persistentvolume", "raw"], POD).await?;
     ensure!(followed.is_err(), "the guide goes on though there is a raw volume");
