@@ -223,16 +223,21 @@ pub(crate) async fn is_followed(bed: &Bed, node: &str, pod: &str) -> Result<()> 
     is_registered(bed, node).await
 }
 
-/// Kills the driver's process in a pod, as a crash would: by the node that the pod is on.
+/// Kills the driver's process in a pod, as a crash would.
 pub(crate) async fn kill(bed: &Bed, pod: &str) -> Result<()> {
+    signal(bed, pod, "driver", "SIGKILL").await
+}
+
+/// Sends a signal to a container's process, by the node that its pod is on.
+pub(crate) async fn signal(bed: &Bed, pod: &str, container: &str, signal: &str) -> Result<()> {
     let pod = bed.kubectl.get(&["pod", "-n", NAMESPACE, pod]).await?;
     let node = bed.node(text(&pod, "/spec/nodeName"))?;
     let statuses = pod["status"]["containerStatuses"].as_array().context("the pod has no containers")?;
-    let driver =
-        statuses.iter().find(|status| text(status, "/name") == "driver").context("no container is called driver")?;
-    let id = text(driver, "/containerID").trim_start_matches("containerd://").to_owned();
-    ensure!(!id.is_empty(), "the driver does not run");
-    node.run(&format!("{} tasks kill --signal SIGKILL {id}", ctr(bed, node))).await.map(drop)
+    let status = statuses.iter().find(|status| text(status, "/name") == container);
+    let status = status.with_context(|| format!("no container is called {container}"))?;
+    let id = text(status, "/containerID").trim_start_matches("containerd://").to_owned();
+    ensure!(!id.is_empty(), "{container} does not run");
+    node.run(&format!("{} tasks kill --signal {signal} {id}", ctr(bed, node))).await.map(drop)
 }
 
 /// The controller's pod.
