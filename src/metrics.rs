@@ -31,7 +31,7 @@ labels!(BuildLabels { version });
 labels!(RpcLabels { rpc, code });
 labels!(CallLabels { rpc });
 labels!(OperationLabels { operation });
-labels!(CloudLabels { operation, outcome });
+labels!(CloudLabels { operation, outcome, status });
 labels!(WaitLabels { priority });
 labels!(RetryLabels { operation, reason });
 labels!(ToolLabels { tool, outcome });
@@ -111,7 +111,11 @@ impl Metrics {
             "Operations under way, which outlive the calls that started or joined them",
             self.operations.clone(),
         );
-        registry.register("csi_cloud_seconds", "Duration of requests to the cloud, by outcome", self.cloud.clone());
+        registry.register(
+            "csi_cloud_seconds",
+            "Duration of requests to the cloud, by what came of them",
+            self.cloud.clone(),
+        );
         registry.register(
             "csi_cloud_wait_seconds",
             "How long requests to the cloud waited for their turn in the token bucket",
@@ -164,9 +168,10 @@ impl Metrics {
         Counted::new(&self.operations.get_or_create(&OperationLabels { operation }))
     }
 
-    /// Counts a request to the cloud.
-    pub fn cloud(&self, operation: &'static str, outcome: &'static str, took: Duration) {
-        self.cloud.get_or_create(&CloudLabels { operation, outcome }).observe(took.as_secs_f64());
+    /// Counts a request to the cloud, by its outcome and by the status that it was answered with.
+    pub fn cloud(&self, operation: &'static str, outcome: &'static str, status: Option<u16>, took: Duration) {
+        let status = status_class(status);
+        self.cloud.get_or_create(&CloudLabels { operation, outcome, status }).observe(took.as_secs_f64());
     }
 
     /// Counts the waiting of a request before it may go.
@@ -268,6 +273,19 @@ impl Weather {
     }
 }
 
+/// The kind of a status, and of none. All that is no success is told apart by the outcome, but not an error of the cloud from
+/// an answer that never came.
+fn status_class(status: Option<u16>) -> &'static str {
+    match status {
+        None => "none",
+        Some(..200) => "1xx",
+        Some(200..300) => "2xx",
+        Some(300..400) => "3xx",
+        Some(400..500) => "4xx",
+        Some(500..) => "5xx",
+    }
+}
+
 /// What `deploy/metrics.md` says that a label of a metric can be.
 #[cfg(test)]
 pub(crate) fn described(label: &str, metric: &str) -> std::collections::BTreeSet<&'static str> {
@@ -315,7 +333,7 @@ mod tests {
         }
         let moment = Duration::from_millis(1);
         metrics.rpc("NodeStageVolume", "OK", moment);
-        metrics.cloud("create_block", "ok", moment);
+        metrics.cloud("create_block", "ok", Some(202), moment);
         metrics.retry("create_block", "rate_limited");
         metrics.tool("mkfs.ext4", "ok", moment);
         drop((metrics.call("NodeStageVolume"), metrics.operation("node_stage")));
@@ -325,6 +343,13 @@ mod tests {
             .fold(String::new(), |rows, line| rows + line + "\n");
         let shown = table(&metrics.text());
         assert_eq!(documented, shown, "deploy/metrics.md and the dashboards there have to follow:\n{shown}");
+    }
+
+    #[test]
+    fn statuses_are_those_that_dashboards_know() {
+        let statuses = [Some(100), Some(204), Some(302), Some(404), Some(503), None];
+        let classes = statuses.map(status_class).into();
+        assert_eq!(described("status", "csi_cloud_seconds"), classes);
     }
 
     #[test]
@@ -340,12 +365,12 @@ mod tests {
     fn calls_and_weather_are_shown_without_ids() {
         let metrics = Metrics::default();
         metrics.rpc("CreateVolume", "OK", Duration::from_millis(30));
-        metrics.cloud("create_block", "unknown", Duration::from_secs(1));
+        metrics.cloud("create_block", "unknown", None, Duration::from_secs(1));
         metrics.weather.tell(Some(&CloudError::Unknown("connection reset".to_owned())));
         let text = metrics.text();
         for line in [
             r#"csi_rpc_seconds_count{rpc="CreateVolume",code="OK"} 1"#,
-            r#"csi_cloud_seconds_count{operation="create_block",outcome="unknown"} 1"#,
+            r#"csi_cloud_seconds_count{operation="create_block",outcome="unknown",status="none"} 1"#,
             "csi_cloud_reachable 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

@@ -17,7 +17,7 @@ use super::{
     fence::Fence,
     pace::{Pace, Priority},
     token::{self, TokenFile},
-    transport::{Sockets, Transport},
+    transport::{Answer, Sockets, Transport},
 };
 use crate::metrics::Metrics;
 
@@ -122,13 +122,13 @@ impl Http {
             let started = Instant::now();
             let answer = self.send_once(call, token.expose_secret()).await;
             let failure = match answer {
-                Ok(body) => {
-                    self.metrics.cloud(call.operation, "ok", started.elapsed());
+                Ok(Answer { status, body, .. }) => {
+                    self.metrics.cloud(call.operation, "ok", Some(status.as_u16()), started.elapsed());
                     return Ok(body);
                 }
                 Err(failure) => failure,
             };
-            self.metrics.cloud(call.operation, label(&failure.error), started.elapsed());
+            self.metrics.cloud(call.operation, label(&failure.error), failure.status, started.elapsed());
             debug!(attempt, error = %failure.error, "no success");
             let limited = matches!(failure.error, CloudError::RateLimited);
             if let Some(hold) = failure.retry_after.filter(|_| limited) {
@@ -156,18 +156,19 @@ impl Http {
         unreachable!("the loop ends by returning")
     }
 
-    async fn send_once(&self, call: &Call, token: &str) -> Result<Vec<u8>, Failure> {
+    async fn send_once(&self, call: &Call, token: &str) -> Result<Answer, Failure> {
         if !self.fence.is_open() {
             let error = CloudError::Unknown("this process is no longer the one that may ask the cloud".to_owned());
-            return Err(Failure { error, retry_after: None, never_sent: true });
+            return Err(Failure { error, status: None, retry_after: None, never_sent: true });
         }
         let answer = self.transport.exchange(call, token).await.map_err(|lost| Failure {
             error: CloudError::Unknown(lost.reason),
+            status: None,
             retry_after: None,
             never_sent: lost.never_sent,
         })?;
         if answer.status.is_success() {
-            return Ok(answer.body);
+            return Ok(answer);
         }
         let error = (self.meaning)(answer.status, &String::from_utf8_lossy(&answer.body));
         let limited = matches!(error, CloudError::RateLimited);
@@ -175,12 +176,14 @@ impl Http {
         let second = Duration::from_secs(1);
         let retry_after =
             if limited { Some(answer.retry_after.unwrap_or(second).max(second)) } else { answer.retry_after };
-        Err(Failure { error, retry_after, never_sent: false })
+        Err(Failure { error, status: Some(answer.status.as_u16()), retry_after, never_sent: false })
     }
 }
 
 struct Failure {
     error: CloudError,
+    /// What it was answered with, if it was.
+    status: Option<u16>,
     retry_after: Option<Duration>,
     never_sent: bool,
 }
@@ -200,10 +203,16 @@ fn label(error: &CloudError) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::{
+        collections::VecDeque,
+        sync::{
+            Mutex,
+            atomic::{AtomicU32, Ordering},
+        },
+    };
 
     use super::*;
-    use crate::cloud::transport::{Answer, Lost};
+    use crate::cloud::transport::Lost;
 
     #[test]
     fn requests_end_in_the_ways_that_alerts_know() {
@@ -233,18 +242,52 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn nothing_goes_out_once_the_fence_is_closed() {
+    /// Gives these answers, one after the other.
+    #[derive(Debug)]
+    struct Scripted(Mutex<VecDeque<Result<Answer, Lost>>>);
+
+    #[async_trait::async_trait]
+    impl Transport for Scripted {
+        async fn exchange(&self, _: &Call, _: &str) -> Result<Answer, Lost> {
+            self.0.lock().unwrap().pop_front().unwrap()
+        }
+    }
+
+    /// An account, and the file with its token.
+    fn account(metrics: &Metrics, fence: &Fence) -> (Account, tempfile::NamedTempFile) {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, "token").unwrap();
-        let (transport, fence) = (Arc::new(Counting::default()), Fence::default());
         let account = Account {
             api_url: String::new(),
             token: TokenFile::open(file.path()).unwrap(),
             pace: Pace::new(20, 30),
-            metrics: Metrics::default(),
+            metrics: metrics.clone(),
             fence: fence.clone(),
         };
+        (account, file)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_of_the_cloud_and_no_answer_are_counted_apart() {
+        let answer = |status| Ok(Answer { status, retry_after: None, body: Vec::new() });
+        let lost = Err(Lost { reason: "connection reset".to_owned(), never_sent: false });
+        let answers = [answer(StatusCode::SERVICE_UNAVAILABLE), lost, answer(StatusCode::OK)];
+        let (transport, metrics) = (Scripted(Mutex::new(answers.into())), Metrics::default());
+        let (account, _file) = account(&metrics, &Fence::default());
+        let http = Http::over(Arc::new(transport), account, |status, _| CloudError::Unknown(status.to_string()));
+        http.send(Call::new("test", Priority::Read, Method::GET, "/")).await.unwrap();
+        let text = metrics.text();
+        for (outcome, status) in [("unknown", "5xx"), ("unknown", "none"), ("ok", "2xx")] {
+            let line =
+                format!(r#"csi_cloud_seconds_count{{operation="test",outcome="{outcome}",status="{status}"}} 1"#);
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_goes_out_once_the_fence_is_closed() {
+        let (transport, fence) = (Arc::new(Counting::default()), Fence::default());
+        let (account, _file) = account(&Metrics::default(), &fence);
         let http = Http::over(transport.clone(), account, |_, _| unreachable!("all is answered with 200"));
         let ask = async |method: Method| http.send(Call::new("test", Priority::Read, method, "/")).await;
         ask(Method::POST).await.unwrap();
