@@ -128,8 +128,8 @@ impl Metrics {
         );
         registry.register(
             "csi_cloud_reachable",
-            "1 if the last request to the cloud was answered, 0 if not, or if it was refused for its token or for the rate \
-             limit; requests for shared file systems do not count",
+            "1 if the last request to the cloud had an answer that tells what came of it, 0 if not, or if it was refused for \
+             its token or for the rate limit; requests for shared file systems do not count",
             self.weather.reachable.clone(),
         );
         registry.register("csi_tool_seconds", "Duration of programs that the node ran", self.tools.clone());
@@ -255,7 +255,8 @@ impl Default for Weather {
 }
 
 impl Weather {
-    /// Notes how a request ended. A refusal is an answer too; no answer, a refused token and an exceeded limit are not.
+    /// Notes how a request ended. A refusal is an answer too; no answer, one that does not tell what came of it (5xx), a refused
+    /// token and an exceeded limit are not.
     pub fn tell(&self, error: Option<&CloudError>) {
         let trouble = match error {
             Some(error @ (CloudError::Unknown(_) | CloudError::Unauthorized(_) | CloudError::RateLimited)) => {

@@ -105,6 +105,9 @@ const STREAMS: usize = 5;
 /// took minutes for a pod and failed probes for want of a processor.
 const EMULATED_STREAMS: usize = 2;
 
+/// What the suite says of a container that was to print something.
+const PRINTED_NOTHING: &str = "in container output: Expected <string>: to contain";
+
 /// How the specs ended.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -306,12 +309,12 @@ impl Suite<'_> {
         all.into_inner()
     }
 
-    /// Runs one spec; once more if it misses what a container printed, and containerd says that it has lost some of that.
+    /// Runs one spec; once more if it finds that a container printed nothing, and containerd says that it has lost some output.
     async fn shown<'a>(&self, spec: &'a Spec, number: usize) -> Shown<'a> {
         let began = SystemTime::now();
         let ended = self.ended(spec, &format!("{number:03}")).await;
         if let Err(reason) = &ended
-            && reason.contains("in container output")
+            && reason.split_whitespace().collect::<Vec<_>>().join(" ").contains(PRINTED_NOTHING)
             && let Some(lost) = self.output_lost(began).await
         {
             let before = Some(format!("containerd lost what a container printed ({lost}): {reason}"));
@@ -324,16 +327,18 @@ impl Suite<'_> {
     /// only when a short-lived one has gone and the pipe is closed (containerd 1.6: "reading from a closed fifo").
     async fn output_lost(&self, since: SystemTime) -> Option<String> {
         let since = since.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+        let told = "/Failed to pipe std/";
         for node in &self.bed.nodes {
             let script = if node.is_virtual() {
-                format!("journalctl --quiet --no-pager --output=cat --unit=containerd --since=@{since}")
+                let journal = "journalctl --quiet --no-pager --output=cat --unit=containerd";
+                format!("{journal} --since=@{since} | awk '{told}'")
             } else {
-                // A line begins with time="2026-…Z".
+                // A line begins with time="2026-…".
+                let since = format!("since=\"$(date --date=@{since} +%FT%T)\"");
                 let log = self.bed.processes.log("containerd");
-                let since = format!("since=\"$(date --utc --date=@{since} +%FT%T)\"");
-                format!("awk -F '\"' -v {since} '$2 >= since' '{}'", log.display())
+                format!("awk -F '\"' -v {since} '$2 >= since && {told}' '{}'", log.display())
             };
-            match node.run(&format!("{script} | awk '/Failed to pipe std/'")).await {
+            match node.run(&script).await {
                 Ok(lines) if lines.is_empty() => {}
                 Ok(lines) => return lines.lines().next().map(str::to_owned),
                 // Then the spec has failed.

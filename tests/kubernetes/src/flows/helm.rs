@@ -131,10 +131,11 @@ async fn versions(bed: &Bed) -> Result<Vec<String>> {
 async fn restore(stage: &Stage<'_>, folder: &Path) -> Result<()> {
     let bed = &*stage.bed;
     bed.cloud.clear_faults();
+    // What is shipped has them with another binding.
+    bed.kubectl.delete(&OLDER, POD).await?;
     let uninstall = format!("{} --ignore-not-found --wait", said(bed, "helm uninstall")?);
     types(bed, &driver::helm(bed).await?, &bed.parts.repository, &uninstall).await?;
     driver::have_ended(bed, [CONTROLLER, NODE]).await?;
-    bed.kubectl.delete(&OLDER, POD).await?;
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
@@ -186,7 +187,7 @@ async fn rendered_by_helm(bed: &Bed) -> Result<Vec<String>> {
         }
     }
     ours.sort();
-    let has = |class: &str| ours.iter().any(|object| object.ends_with(class));
+    let has = |class: &str| ours.iter().any(|object| object == class);
     ensure!(has("StorageClass/vultr-block-storage"), "no class is the release's; it has {ours:?}");
     let taken = ["StorageClass/vultr-block-storage-retain", "VolumeSnapshotClass/vultr-block-storage"].map(has);
     ensure!(taken == [false, false], "classes that were there before the release are its own: {ours:?}");

@@ -81,17 +81,21 @@ pub(super) async fn a_snapshot_deleted_as_it_gets_ready_goes_soon(stage: &mut St
     let mark = ["annotate", "--overwrite", "volumesnapshotcontent", content, &mark];
     kubectl.run(&mark).await?;
     let (pod, sidecar) = (driver::controller_pod(), "csi-snapshotter");
-    driver::signal(stage.bed, &pod, sidecar, "SIGSTOP").await?;
-    kubectl.run(&["delete", "volumesnapshot", "brief", "-n", &stage.namespace, "--wait=false"]).await?;
-    let deleted = eventually("the content is to go", POD, async || {
-        let found = kubectl.get(&["volumesnapshotcontent", content]).await?;
-        ensure!(found["metadata"]["deletionTimestamp"].is_string(), "it is {found}");
-        // Whoever deletes it writes all marks anew, and may not have seen this one.
-        kubectl.run(&mark).await
-    })
+    let deleted = async {
+        driver::signal(stage.bed, &pod, sidecar, "SIGSTOP").await?;
+        kubectl.run(&["delete", "volumesnapshot", "brief", "-n", &stage.namespace, "--wait=false"]).await?;
+        eventually("the content is to go", POD, async || {
+            let found = kubectl.get(&["volumesnapshotcontent", content]).await?;
+            ensure!(found["metadata"]["deletionTimestamp"].is_string(), "it is {found}");
+            // Whoever deletes it writes all marks anew, and may not have seen this one.
+            kubectl.run(&mark).await
+        })
+        .await
+    }
     .await;
-    driver::signal(stage.bed, &pod, sidecar, "SIGCONT").await?;
+    let goes_on = driver::signal(stage.bed, &pod, sidecar, "SIGCONT").await;
     deleted?;
+    goes_on?;
     eventually("the snapshot is gone with its content", POD, async || {
         let there = kubectl.list(&["volumesnapshotcontents"]).await?;
         ensure!(there.iter().all(|one| text(one, "/metadata/name") != content), "{content} is there");
