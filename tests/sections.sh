@@ -58,6 +58,7 @@ finish() {
     sleep 2
     kill "$shown"
     wait "$shown" 2>/dev/null
+    [ "$status" = 0 ] || echo "$1: ended with status $status"
     account "$1" "$2" "$log" "$status" $(($(stat -c %Y "$log") - began))
 }
 # account NAME COUNTER LOG STATUS SECONDS: adds up what the counter reads in the log, which prints "passed failed skipped".
