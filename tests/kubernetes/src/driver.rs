@@ -171,9 +171,9 @@ pub(crate) async fn rolled_out(bed: &Bed, set: &str) -> Result<()> {
 /// All pods, and what the driver's have said.
 pub(crate) async fn told(bed: &Bed) -> Result<String> {
     let pods = bed.kubectl.run(&["get", "pods", "-A", "-o", "wide"]).await?;
-    let both = format!("app in ({CONTROLLER}, {NODE})");
-    let logs = ["logs", "-n", NAMESPACE, "-l", &both, "--all-containers", "--prefix", "--tail=-1", "--ignore-errors"];
-    let logs = bed.kubectl.run(&logs).await.unwrap_or_else(|error| format!("{error:#}"));
+    let ours = ["logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=cloud-block-csi"];
+    let whole = ["--all-containers", "--prefix", "--tail=-1", "--ignore-errors"];
+    let logs = bed.kubectl.run(&[&ours[..], &whole].concat()).await.unwrap_or_else(|error| format!("{error:#}"));
     Ok(format!("{pods}\n{logs}"))
 }
 

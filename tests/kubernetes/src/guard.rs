@@ -108,7 +108,8 @@ async fn run_inside(dir: &Path, host: &Path, told: &mut Told) -> Result<u8> {
 }
 
 fn code(status: std::process::ExitStatus) -> Result<u8> {
-    Ok(u8::try_from(status.code().unwrap_or(1))?)
+    let code = status.code().with_context(|| format!("the bed's inside was ended: {status}"))?;
+    Ok(u8::try_from(code)?)
 }
 
 /// Where the cloud keeps the disks: where the driver's container sees it, as those of the host are told by folders in there.
