@@ -90,9 +90,9 @@ impl Disks {
 
     /// Takes the loop device away and says whether it went: one that is mounted stays until it is let go.
     pub(crate) async fn detach(&self, volume: &str, device: &Path) -> io::Result<bool> {
-        let given_back = Command::new("losetup").arg("--detach").arg(device).output().await?;
-        printed("losetup --detach", &given_back)?;
         let file = self.file(volume);
+        let given_back = Command::new("losetup").arg("--detach").arg(device).output().await?;
+        detached(&given_back, device, &file)?;
         for _ in 0..RELEASE_ATTEMPTS {
             if backing_file(device).is_none_or(|backing| backing != file) {
                 return Ok(true);
@@ -128,6 +128,15 @@ fn printed(what: &str, output: &Output) -> io::Result<String> {
     }
     let complaint = String::from_utf8_lossy(&output.stderr);
     Err(io::Error::other(format!("{what}: {}", complaint.trim())))
+}
+
+/// Whether `losetup --detach` did its work, or had none: a device that was given back while somebody had it open goes when
+/// the last one lets go, which may be just before.
+fn detached(given_back: &Output, device: &Path, file: &Path) -> io::Result<()> {
+    match printed("losetup --detach", given_back) {
+        Err(error) if backing_file(device).is_some_and(|backing| backing == file) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the node of the next free loop device if `/dev` lacks it, as it does in containers.
@@ -183,9 +192,9 @@ pub fn sweep(dir: &Path) -> io::Result<Vec<PathBuf>> {
     // The kernel knows the files by their real path.
     let dir = fs::canonicalize(dir).or_else(|_| std::path::absolute(dir))?;
     let mut swept = Vec::new();
-    for (device, _) in loops_under(&dir)? {
+    for (device, file) in loops_under(&dir)? {
         let given_back = std::process::Command::new("losetup").arg("--detach").arg(&device).output()?;
-        printed("losetup --detach", &given_back)?;
+        detached(&given_back, &device, &file)?;
         swept.push(device);
     }
     let mut left = loops_under(&dir)?;
@@ -213,4 +222,39 @@ pub(crate) fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
 /// Whether this process may use loop devices.
 pub(crate) fn permitted() -> bool {
     OpenOptions::new().read(true).write(true).open("/dev/loop-control").map(|_: File| ()).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that goes, with the loop devices over its files.
+    struct Folder(PathBuf);
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            sweep(&self.0).expect("loop devices that go");
+            fs::remove_dir_all(&self.0).expect("a folder that goes");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_somebody_let_go_just_before_is_detached() {
+        if !permitted() {
+            println!("skipped: real disks need root and /dev/loop-control");
+            return;
+        }
+        let dir = Folder(std::env::temp_dir().join(format!("vultr-sim-disk-{}", std::process::id())));
+        fs::create_dir(&dir.0).unwrap();
+        let disks = Disks::new(dir.0.clone(), dir.0.clone());
+        let file = disks.file("a");
+        File::create(&file).unwrap().set_len(1 << 20).unwrap();
+        let device = disks.attach("a").await.unwrap();
+        let refused = Command::new("losetup").args(["--detach", "/dev/null"]).output().await.unwrap();
+        assert!(!refused.status.success());
+        detached(&refused, &device, &file).unwrap_err();
+
+        assert!(disks.detach("a", &device).await.unwrap());
+        detached(&refused, &device, &file).unwrap();
+    }
 }
