@@ -198,7 +198,7 @@ kubernetes_is_made() {
 # The beds of this run, in the order in which their ends are waited for. Flows by name are the workers' alone.
 declare -rA BEDS=([host]="kubernetes on the host" [workers]="kubernetes on two workers" [rest]="kubernetes on two more workers")
 # The first flow of those that the two more workers show
-readonly DIVIDE=helm_installs_upgrades_and_uninstalls
+readonly DIVIDE=an_upgrade_under_load_is_noticed_by_no_pod
 beds() { case ${FLOWS:-some} in some) echo workers host ;; all) echo workers rest host ;; *) echo workers ;; esac; }
 # begin host|workers|rest: a bed in the background, if it is of this run and unless it runs already. Beds wait for most of
 # their time, so they run beside each other and beside other tests.

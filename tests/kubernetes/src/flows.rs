@@ -41,6 +41,7 @@ pub(crate) const ALL: &[Flow] = &[
     flow!(Virtual, OnWorkers, growth::ext4_grows_under_a_running_pod),
     flow!(Any, OnWorkers, snapshots::a_snapshot_is_restored_and_a_claim_cloned),
     flow!(Any, Rarely, snapshots::a_snapshot_deleted_as_it_gets_ready_goes_soon),
+    flow!(Any, Rarely, snapshots::a_snapshot_that_was_retained_goes_with_its_content),
     flow!(Any, OnHost, sets::an_ephemeral_volume_goes_with_its_pod),
     flow!(Any, OnHost, sets::a_stateful_set_keeps_each_pods_data),
     flow!(Virtual, Rarely, encryption::an_encrypted_disk_takes_its_key_alone_and_grows_and_moves),

@@ -134,23 +134,24 @@ impl Stage<'_> {
         self.bed.nodes.get(1).map(|node| node.name.clone()).context("the bed has one node")
     }
 
-    /// Makes objects in the namespace.
+    /// Makes objects in the namespace; classes and volumes are in none.
     pub(crate) async fn make(&self, objects: &[Value]) -> Result<()> {
         let namespace = json!(self.namespace);
         let mut objects = objects.to_vec();
         for object in &mut objects {
-            if object["kind"] != json!("StorageClass") && object["kind"] != json!("PersistentVolume") {
+            let kind = text(object, "/kind");
+            if !kind.ends_with("Class") && kind != "PersistentVolume" {
                 object["metadata"]["namespace"] = namespace.clone();
             }
         }
         self.bed.kubectl.apply(&objects).await
     }
 
-    /// Shows something with a class of its own, which is taken back however that ends.
+    /// Shows something with a class of its own, for volumes or for snapshots, which is taken back however that ends.
     pub(crate) async fn with_class(&self, class: &Value, show: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<()> {
         self.make(std::slice::from_ref(class)).await?;
         let shown = show(self).await;
-        let taken = self.bed.kubectl.delete(&["storageclass", text(class, "/metadata/name")], POD).await;
+        let taken = self.bed.kubectl.delete(&[text(class, "/kind"), text(class, "/metadata/name")], POD).await;
         shown.and(taken)
     }
 

@@ -104,6 +104,37 @@ pub(super) async fn a_snapshot_deleted_as_it_gets_ready_goes_soon(stage: &mut St
     .await
 }
 
+pub(super) async fn a_snapshot_that_was_retained_goes_with_its_content(stage: &mut Stage<'_>) -> Result<()> {
+    let class = json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "metadata": {"name": "retained"},
+        "driver": driver::NAME, "deletionPolicy": "Retain",
+    });
+    stage.with_class(&class, retained).await
+}
+
+async fn retained(stage: &Stage<'_>) -> Result<()> {
+    stage.make(&[claim("data", CLASS, 10)]).await?;
+    stage.run(&Pod::new("source").with("data")).await?;
+    let mut kept = snapshot("kept", "data");
+    kept["spec"]["volumeSnapshotClassName"] = json!("retained");
+    stage.make(&[kept]).await?;
+    is_ready(stage, "kept").await?;
+    let found = stage.get("volumesnapshot/kept").await?;
+    let content = text(&found, "/status/boundVolumeSnapshotContentName");
+    let in_the_cloud = |wanted: usize| -> Result<()> {
+        let there = stage.bed.cloud.leftovers()?.snapshots;
+        ensure!(there.len() == wanted, "the cloud has {there:?}");
+        Ok(())
+    };
+    stage.delete("volumesnapshot/kept").await?;
+    in_the_cloud(1)?;
+    // So is a content left, too, whose policy becomes this just before its snapshot is deleted.
+    let policy = ["--type=merge", "--patch={\"spec\":{\"deletionPolicy\":\"Delete\"}}"];
+    stage.bed.kubectl.run(&[&["patch", "volumesnapshotcontent", content], &policy[..]].concat()).await?;
+    stage.bed.kubectl.delete(&["volumesnapshotcontent", content], POD).await?;
+    in_the_cloud(0)
+}
+
 fn snapshot(name: &str, of: &str) -> Value {
     json!({
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": {"name": name},
