@@ -168,11 +168,13 @@ impl Inner {
         with_serial(volume)
     }
 
-    /// How a volume stands, asked for again for as long as the cloud gives no answer.
+    /// How a volume stands, asked for again for as long as the cloud gives no answer. A refused token is told at once: no
+    /// pause mends it, and the event is where an operator finds the cloud's reason.
     pub(super) async fn read_patiently(&self, id: &VolumeId, pauses: &mut Pauses) -> Result<Volume, Error> {
         loop {
             match self.read(id).await {
-                Err(Error::Cloud { .. }) if pauses.wait().await => {}
+                Err(Error::Cloud { ref cause, .. })
+                    if !matches!(cause, CloudError::Unauthorized(_)) && pauses.wait().await => {}
                 read => return read,
             }
         }

@@ -198,6 +198,29 @@ async fn an_error_before_the_account_is_known_is_never_final() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_token_is_told_at_once_by_attach_and_detach() {
+    let cloud = Model::new();
+    let controller = cloud.controller();
+    let id = controller.create(wanted("pvc-1")).await.unwrap().id;
+    for operation in ["attach", "detach"] {
+        // It is not read a moment after another read, which would be by a listing.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        cloud.fault("get", Fault::Unauthorized);
+        let began = Instant::now();
+        let told = match operation {
+            "attach" => controller.attach(id.clone(), node(1)).await.map(drop),
+            _ => controller.detach(id.clone(), Some(node(1))).await,
+        };
+        let error = told.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable, "{operation}: a sidecar has to ask again");
+        assert!(error.chain().contains("Invalid API token."), "{operation}: {}", error.chain());
+        assert!(began.elapsed() < Duration::from_secs(5), "{operation}: {:?}", began.elapsed());
+        // As soon as there is a token that is taken
+        controller.attach(id.clone(), node(1)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_first_region_that_is_allowed_and_has_the_tier_is_taken() {
     let cloud = Model::new();
     let controller = cloud.controller();
