@@ -14,20 +14,22 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
-// What a case is about happens between an hour and three after its series began, of which there is a sample a minute: before,
-// everything is new.
-const first, last = 60, 180
+// What a case is about happens in the last two of the three hours, or more, that its series have, of which there is a sample a
+// minute: in the first everything is new.
+const last, judged = 180, 120
 
-// stored is a Prometheus that has these series, each a line in promtool's notation, and a sample a minute.
-func stored(t *testing.T, lines string) storage.Queryable {
+// stored is a Prometheus that has these series, each a line in promtool's notation, and the minute of its last sample.
+func stored(t *testing.T, lines string) (storage.Queryable, int) {
 	t.Helper()
 	var all []promql.Series
+	end := last
 	for line := range strings.Lines(lines) {
 		metric, values, err := language.ParseSeriesDesc(strings.TrimSpace(line))
 		if err != nil {
 			t.Fatalf("%s: %v", line, err)
 		}
 		one := promql.Series{Metric: metric}
+		end = max(end, len(values)-1)
 		for at, value := range values {
 			if !value.Omitted {
 				one.Floats = append(one.Floats, promql.FPoint{T: int64(at) * time.Minute.Milliseconds(), F: value.Value})
@@ -45,7 +47,7 @@ func stored(t *testing.T, lines string) storage.Queryable {
 		}
 		return &found
 	}
-	return &storage.MockQueryable{MockQuerier: &storage.MockQuerier{SelectMockFunction: find}}
+	return &storage.MockQueryable{MockQuerier: &storage.MockQuerier{SelectMockFunction: find}}, end
 }
 
 // listed is a list as the query engine takes it.
@@ -64,8 +66,11 @@ func fires(t *testing.T, rule rulefmt.Rule, lines string) bool {
 	t.Helper()
 	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 1e6, Timeout: time.Minute, Parser: language})
 	defer engine.Close()
-	begin, end := time.Unix(first*60, 0), time.Unix(last*60, 0)
-	query, err := engine.NewRangeQuery(t.Context(), stored(t, lines), nil, rule.Expr, begin, end, time.Minute)
+	series, minute := stored(t, lines)
+	end := time.Unix(int64(minute)*60, 0)
+	// Without the metric's name, as an alert is.
+	expr := "max without () (" + rule.Expr + ")"
+	query, err := engine.NewRangeQuery(t.Context(), series, nil, expr, end.Add(-judged*time.Minute), end, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,15 +101,22 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 		controller = `job="cloud-block-csi-controller",instance="a"`
 		node       = `job="cloud-block-csi-node",instance="n"`
 		creations  = `csi_rpc_seconds_count{` + controller + `,rpc="CreateVolume",code=`
-		daemonSet  = `kube_daemonset_status_number_unavailable{daemonset="cloud-block-csi-node",job="kube-state-metrics"}`
+		second     = `up{job="cloud-block-csi-controller",instance="b"} `
+		wanted     = `kube_statefulset_replicas{statefulset="cloud-block-csi-controller",job="kube-state-metrics"} `
+		attacher   = `kube_lease_renew_time{lease="external-attacher-leader-block-csi-vultr-com",job="kube-state-metrics"} `
+		makes      = `kube_lease_renew_time{lease="block-csi-vultr-com",job="kube-state-metrics"} `
+		// A minute of six, as by the kubelet's last back-off
+		seldom    = " 1 0x4"
+		daemonSet = `kube_daemonset_status_number_unavailable{daemonset="cloud-block-csi-node",job="kube-state-metrics"}`
 	)
 	cases := map[string]struct{ fires, not map[string]string }{
 		"CloudBlockCsiControllerMissing": {
 			fires: map[string]string{
-				"it was never there":      `up{` + node + `} 1x180`,
-				"it doesn't answer":       `up{` + controller + `} 1x80 0x100`,
-				"its target went away":    `up{` + controller + `} 1x80 _x100`,
-				"both of two are missing": "up{" + controller + "} 0x180\nup{job=\"cloud-block-csi-controller\",instance=\"b\"} 0x180",
+				"it was never there":            `up{` + node + `} 1x180`,
+				"it doesn't answer":             `up{` + controller + `} 1x80 0x100`,
+				"its target went away":          `up{` + controller + `} 1x80 _x100`,
+				"it ends soon after each start": `up{` + controller + `} 1x60` + strings.Repeat(seldom, 20),
+				"both of two are missing":       "up{" + controller + "} 0x180\nup{job=\"cloud-block-csi-controller\",instance=\"b\"} 0x180",
 			},
 			not: map[string]string{
 				"it runs":             `up{` + controller + `} 1x180`,
@@ -133,6 +145,36 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 				"it doesn't answer": `up{` + controller + `} 0x180`,
 			},
 		},
+		"CloudBlockCsiControllerAlone": {
+			fires: map[string]string{
+				"the second was never there": "up{" + controller + "} 1x180\n" + wanted + "2x180",
+				"the second doesn't answer":  "up{" + controller + "} 1x180\n" + second + "1x80 0x100\n" + wanted + "2x180",
+				"the second went away":       "up{" + controller + "} 1x180\n" + second + "1x80 _x100\n" + wanted + "2x180",
+				"it ends soon after each start": "up{" + controller + "} 1x180\n" + second + "1x60" + strings.Repeat(seldom, 20) + "\n" +
+					wanted + "2x180",
+			},
+			not: map[string]string{
+				"both run":                   "up{" + controller + "} 1x180\n" + second + "1x180\n" + wanted + "2x180",
+				"the second is moved":        "up{" + controller + "} 1x180\n" + second + "1x80 _x8 1x92\n" + wanted + "2x180",
+				"there is to be one":         "up{" + controller + "} 1x180\n" + wanted + "1x180",
+				"the only one is updated":    "up{" + controller + "} 1x80 0x8 1x92\n" + wanted + "1x180",
+				"nobody knows what is to be": "up{" + controller + "} 1x180",
+			},
+		},
+		"CloudBlockCsiLeaseNotRenewed": {
+			fires: map[string]string{
+				"it isn't renewed":       "up{" + controller + "} 1x180\n" + attacher + "0+60x80 4800x100",
+				"it was deleted":         "up{" + controller + "} 1x1700\n" + attacher + "0+60x1600 _x100\n" + makes + "0+60x1700",
+				"the only one that made": "up{" + controller + "} 1x180\n" + makes + "0x180",
+			},
+			not: map[string]string{
+				"it is renewed":                     "up{" + controller + "} 1x180\n" + attacher + "0+60x180",
+				"another sidecar took it":           "up{" + controller + "} 1x180\n" + attacher + "0+60x80 4800x5 5160+60x94",
+				"all was taken away":                "up{" + controller + "} 1x1600 _x100\n" + attacher + "0+60x1600 _x100",
+				"the controller is what is missing": "up{" + controller + "} 1x80 0x100\n" + attacher + "0+60x80 4800x100",
+				"it is another driver's":            "up{" + controller + "} 1x180\n" + strings.ReplaceAll(attacher, "vultr", "other") + "0x180",
+			},
+		},
 		"CloudBlockCsiNodeNotReady": {
 			fires: map[string]string{"one is Pending": daemonSet + ` 0x80 1x100`},
 			not: map[string]string{
@@ -143,7 +185,10 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 			},
 		},
 		"CloudBlockCsiNodeMissing": {
-			fires: map[string]string{"one of two doesn't answer": "up{" + node + "} 0x180\nup{job=\"cloud-block-csi-node\",instance=\"m\"} 1x180"},
+			fires: map[string]string{
+				"it ends soon after each start": `up{` + node + `} 1x60` + strings.Repeat(seldom, 20),
+				"one of two doesn't answer":     "up{" + node + "} 0x180\nup{job=\"cloud-block-csi-node\",instance=\"m\"} 1x180",
+			},
 			not: map[string]string{
 				"it answers":          `up{` + node + `} 1x180`,
 				"it is started again": `up{` + node + `} 1x80 0x5 1x94`,
@@ -162,12 +207,14 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 		"CloudBlockCsiTokenRefused": {
 			fires: map[string]string{
 				"it is revoked, and claims are tried at the sidecars' last back-off": `csi_cloud_seconds_count{` + controller +
-					`,operation="create_block",outcome="unauthorized"}` + every(5),
+					`,operation="create_block",outcome="unauthorized"}` + every(1),
 				"it is revoked": `csi_cloud_seconds_count{` + controller + `,operation="list_blocks",outcome="unauthorized"} _x80 1+1x100`,
 			},
 			not: map[string]string{
-				"it is taken": `csi_cloud_seconds_count{` + controller + `,operation="list_blocks",outcome="ok"} 0+1x180`,
-				"it was once": `csi_cloud_seconds_count{` + controller + `,operation="list_blocks",outcome="unauthorized"} 7x180`,
+				"it is taken":                `csi_cloud_seconds_count{` + controller + `,operation="list_blocks",outcome="ok"} 0+1x180`,
+				"it was renewed in a minute": `csi_cloud_seconds_count{` + controller + `,operation="list_blocks",outcome="unauthorized"} 0x80 1 2 2x98`,
+				"it may not use shared ones": `csi_cloud_seconds_count{` + controller + `,operation="list_vfs",outcome="unauthorized"} 0+1x180`,
+				"it was once":                `csi_cloud_seconds_count{` + controller + `,operation="list_blocks",outcome="unauthorized"} 7x180`,
 			},
 		},
 		"CloudBlockCsiRateLimited": {
@@ -186,8 +233,8 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 		"CloudBlockCsiQuotaExhausted": {
 			fires: map[string]string{
 				// The sidecars' last back-off
-				"a claim every five minutes": `csi_rpc_seconds_count{` + controller + `,rpc="CreateVolume",code="RESOURCE_EXHAUSTED"}` +
-					every(5),
+				"a claim every minute": `csi_rpc_seconds_count{` + controller + `,rpc="CreateVolume",code="RESOURCE_EXHAUSTED"}` +
+					every(1),
 			},
 			not: map[string]string{
 				"a call of another kind": `csi_rpc_seconds_count{` + controller + `,rpc="ControllerPublishVolume",code="RESOURCE_EXHAUSTED"}` +

@@ -91,12 +91,14 @@ func known(t *testing.T) series {
 	values["rpc"], values["code"] = mentioned(string(proto), `(?m)^  rpc (\w+)\(`), codes
 
 	rendered := render(t)
-	var jobs, sets []string
+	var jobs, sets, controllers, leases []string
 	for _, workload := range append(rendered.of("StatefulSet"), rendered.of("DaemonSet")...) {
 		jobs = append(jobs, dig[string](workload, "spec", "template", "metadata", "labels", "app"))
 	}
-	for _, set := range rendered.of("DaemonSet") {
-		sets = append(sets, set.name())
+	for kind, names := range map[string]*[]string{"DaemonSet": &sets, "StatefulSet": &controllers, "Lease": &leases} {
+		for _, one := range rendered.of(kind) {
+			*names = append(*names, one.name())
+		}
 	}
 	// What Prometheus puts on every series; the chart's PodMonitor names the job by the pod's label.
 	scraped := func(labels map[string][]string) map[string][]string {
@@ -107,7 +109,9 @@ func known(t *testing.T) series {
 		return labels
 	}
 	all := series{"up": scraped(map[string][]string{}),
-		"kube_daemonset_status_number_unavailable": scraped(map[string][]string{"daemonset": sets})}
+		"kube_daemonset_status_number_unavailable": scraped(map[string][]string{"daemonset": sets}),
+		"kube_statefulset_replicas":                scraped(map[string][]string{"statefulset": controllers}),
+		"kube_lease_renew_time":                    scraped(map[string][]string{"lease": leases})}
 	for _, row := range regexp.MustCompile("(?m)^\\| `(csi_\\w+)` \\| (\\w+) \\| ([^|]*)\\|").FindAllStringSubmatch(page, -1) {
 		name, kind, own := row[1], row[2], map[string][]string{}
 		for _, label := range mentioned(row[3], "`(\\w+)`") {
