@@ -291,8 +291,8 @@ fn status_class(status: Option<u16>) -> &'static str {
 #[cfg(test)]
 pub(crate) fn described(label: &str, metric: &str) -> std::collections::BTreeSet<&'static str> {
     let page = include_str!("../deploy/metrics.md");
-    let about = format!("`{label}` of `{metric}`:");
-    let values = page.split("\n- ").find_map(|item| item.strip_prefix(&about)).unwrap();
+    let about = [format!("`{label}` of `{metric}`:"), format!("`{label}`:")];
+    let values = page.split("\n- ").find_map(|item| about.iter().find_map(|about| item.strip_prefix(about))).unwrap();
     values.split("\n\n").next().unwrap().split('`').skip(1).step_by(2).collect()
 }
 
@@ -344,6 +344,23 @@ mod tests {
             .fold(String::new(), |rows, line| rows + line + "\n");
         let shown = table(&metrics.text());
         assert_eq!(documented, shown, "deploy/metrics.md and the dashboards there have to follow:\n{shown}");
+    }
+
+    #[test]
+    fn what_is_there_from_the_start_has_the_values_that_dashboards_know() {
+        let text = Metrics::default().text();
+        for (label, metric) in [
+            ("priority", "csi_cloud_wait_seconds"),
+            ("reason", "csi_disks_refused_total"),
+            ("fs", "csi_disks_formatted_total"),
+            ("kind", "csi_twins_total"),
+            ("change", "csi_changes_stuck"),
+        ] {
+            let of_it = text.lines().filter(|line| line.starts_with(metric));
+            let values = of_it.filter_map(|line| line.split_once(&format!("{label}=\""))?.1.split('"').next());
+            let values: std::collections::BTreeSet<&str> = values.collect();
+            assert_eq!(described(label, metric), values, "{label} of {metric}");
+        }
     }
 
     #[test]
