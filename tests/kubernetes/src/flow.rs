@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use vultr_sim::Stats;
 
-use crate::{bed::Bed, driver, leftovers, stage::Stage};
+use crate::{bed::Bed, driver, endings::Endings, leftovers, stage::Stage};
 
 /// Which nodes a flow can be shown on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,7 @@ impl Flow {
         )
         .await?;
         let before = bed.cloud.stats();
+        let endings = Endings::so_far(bed).await?;
         let mut stage = Stage { bed, namespace: namespace.clone() };
         let ran = (self.run)(&mut stage).await;
         if ran.is_err() {
@@ -87,7 +88,10 @@ impl Flow {
         }
         // Cleaned in any case, so that the next one stands on clean ground.
         let cleaned = leftovers::none(bed, &namespace).await.context("at its end");
-        let ended = ran.and_then(|()| no_harm(&before, &bed.cloud.stats()));
+        let mut ended = ran.and_then(|()| no_harm(&before, &bed.cloud.stats()));
+        if ended.is_ok() {
+            ended = endings.none_by_itself(bed).await;
+        }
         if ended.is_err() || cleaned.is_err() {
             let log = bed.processes.log(&format!("flow-{}", self.name));
             let told = driver::told(bed).await.unwrap_or_else(|error| format!("{error:#}"));

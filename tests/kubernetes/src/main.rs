@@ -7,6 +7,7 @@
 
 mod bed;
 mod driver;
+mod endings;
 mod eventually;
 mod flow;
 mod flows;
