@@ -54,7 +54,7 @@ lint() {
 # One by one: to bash all after the first are arguments of that.
 shell_syntax() {
     local script
-    for script in tests/{tools,root,run,sections,sections_test}.sh tests/guest/{run.sh,init} tests/kubernetes/image*.sh deploy/{render.sh,image/*.sh} .ci/run; do bash -n "$script" || return; done
+    for script in tests/{tools,root,run,sections,sections_test}.sh tests/guest/{run.sh,init} tests/kubernetes/{*.sh,worker/build.sh,worker/bed-setup} deploy/{render.sh,image/*.sh} .ci/run; do bash -n "$script" || return; done
 }
 
 # Built as you, run as root: most of the integration tests use loop devices and mounts.

@@ -84,7 +84,7 @@ TABLE
 ip iproute2
 openssl openssl
 pgrep procps
-python3 python3-minimal
+python3 python3
 ssh openssh-client
 unshare util-linux
 TABLE
