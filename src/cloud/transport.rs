@@ -67,7 +67,7 @@ impl Sockets {
             // What is sent again is ours to decide: behind the fence, and paid for in the bucket.
             .retry(reqwest::retry::never())
             .build()
-            .map_err(|error| format!("the HTTP client cannot be built: {error}"))?;
+            .map_err(|error| format!("the HTTP client cannot be built: {}", plain(error)))?;
         Ok(Self { client, base })
     }
 }

@@ -89,3 +89,9 @@ says "$driver" "$log" "the account's volumes are listed" || fail "the controller
 stop_driver
 grep -q '^asked: GET /v2/blocks' "$cloud_log" || fail "the cloud was not asked for its volumes"
 ok "the controller asks $name when its authority is among them"
+
+: >"$bundle"
+log=$root/tmp/without.log
+start_driver "$log"
+says "$driver" "$log" 'No CA certificates' || fail "the controller does not say that it has no authority at all"
+ok "the controller says that it has no authority, where there is none"
