@@ -49,6 +49,11 @@ async fn upgraded_under_load(stage: &Stage<'_>, next: &Next) -> Result<()> {
             let name = format!("load-{made}");
             stage.make(&[claim(&name, CLASS, 10)]).await?;
             stage.run(&Pod::new(&name).on(&node).with(&name)).await?;
+            // Every second one goes again, so that volumes are taken off and deleted under way as well.
+            if made % 2 == 1 {
+                stage.end(&name).await?;
+                stage.delete(&format!("pvc/{name}")).await?;
+            }
             made += 1;
         }
         Ok::<_, anyhow::Error>(made)
@@ -63,15 +68,19 @@ async fn upgraded_under_load(stage: &Stage<'_>, next: &Next) -> Result<()> {
     driver::runs_image(stage.bed, &next.image).await?;
 
     let mut claimed = vec![stage.volume("steady").await?];
-    for number in 0..made {
+    for number in (0..made).step_by(2) {
         let name = format!("load-{number}");
         stage.sh(&name, &format!("echo here > /{name}/file && sync /{name}/file")).await?;
         claimed.push(stage.volume(&name).await?);
     }
-    let mut there: Vec<_> = volumes(stage).into_iter().map(|volume| volume.id).collect();
     claimed.sort();
-    there.sort();
-    ensure!(there == claimed, "the cloud has {there:?}, and these are claimed: {claimed:?}");
+    eventually("the cloud has what is claimed and no more", POD, async || {
+        let mut there: Vec<_> = volumes(stage).into_iter().map(|volume| volume.id).collect();
+        there.sort();
+        ensure!(there == claimed, "it has {there:?}, and these are claimed: {claimed:?}");
+        Ok(())
+    })
+    .await?;
     was_written(stage, before).await
 }
 
