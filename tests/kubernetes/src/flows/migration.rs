@@ -1,7 +1,9 @@
 //! From Vultr's own driver to this one and back, by the commands of deploy/migration.md as they stand there.
 
+mod back;
 mod guide;
 mod old;
+mod volumes;
 
 use std::{
     path::{Path, PathBuf},
@@ -13,14 +15,10 @@ use serde_json::{Value, json};
 use vultr_sim::{Fault, Operation, When};
 
 use crate::{
-    bed::{Bed, text},
     driver,
     eventually::eventually,
     stage::{CLASS, POD, Pod, Stage, claim},
 };
-
-/// What the newer provisioner marks volumes with.
-const MARK: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 
 pub(super) async fn a_cluster_of_vultrs_driver_comes_and_can_go_back(stage: &mut Stage<'_>) -> Result<()> {
     let folder = stage.bed.dir.join("migration");
@@ -31,8 +29,18 @@ pub(super) async fn a_cluster_of_vultrs_driver_comes_and_can_go_back(stage: &mut
 
 async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     old_cluster(stage, folder).await?;
-    let (first, second) = (stage.first(), stage.second().unwrap_or_else(|_| stage.first()));
     guide::watch(stage.bed)?;
+    let midway = comes(stage, folder).await?;
+    old_volumes_go_on(stage).await?;
+    new_ones_are_made(stage, &midway).await?;
+    driver::is_refused_nothing(stage.bed).await?;
+    back::goes_back(stage, folder).await?;
+    back::volumes_go_on(stage).await?;
+    guide::never_both(stage.bed).await
+}
+
+/// The way here, and the id of a volume in whose creation it began.
+async fn comes(stage: &Stage<'_>, folder: &Path) -> Result<String> {
     let checks = guide::blocks(stage.bed, "check")?;
     let (afterwards, checks) = checks.split_last().context("there are no checks")?;
     volumes_to_mind_are_told(stage, folder, checks).await?;
@@ -40,16 +48,7 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
         guide::follow(stage.bed, folder, &pull).await?;
     }
     let steps = guide::blocks(stage.bed, "migrate")?;
-    // The old driver is in the middle of a creation, too, for whose answer it waits 30 s.
-    stage.bed.cloud.add_fault(Fault::delay(Operation::CreateBlock, When::After, Duration::from_secs(600)).times(1));
-    stage.make(&[claim("midway", CLASS, 10)]).await?;
-    let midway = eventually("the cloud has the fourth volume", POD, async || {
-        let volumes = stage.bed.cloud.view().volumes;
-        ensure!(volumes.len() == 4, "it has {}", volumes.len());
-        Ok(volumes[3].clone())
-    })
-    .await?;
-    stage.is_pending("midway").await?;
+    let midway = is_being_made(stage).await?;
     let before = guide::objects(stage, "midway").await?;
     let looks = |step: &str| step.contains("{ ! grep");
     ensure!(
@@ -66,54 +65,75 @@ async fn comes_and_goes(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     old::is_gone(stage.bed).await?;
     guide::follow(stage.bed, folder, afterwards).await?;
     guide::unchanged(stage, &before, "midway").await?;
+    Ok(midway)
+}
 
-    old::let_stage(stage, "waits").await?;
-    for pod in ["made", "by-hand"] {
-        goes_on(stage, pod).await?;
-    }
-    // On the node where the old driver mounted it, on another one by an attachment of our own, and to its end
-    stage.run(&Pod::new("joins").on(&first).with("made")).await?;
-    let written = beats(stage, "made", "made").await?;
-    has_beats(stage, "joins", "made", written).await?;
-    let made = stage.volume("made").await?;
-    for pod in ["joins", "made"] {
-        stage.end(pod).await?;
-    }
-    is_detached(stage, &made, "pvc-of-made").await?;
-    stage.run(&Pod::new("moved").on(&second).with("made")).await?;
-    has_beats(stage, "moved", "made", written).await?;
-    stage.end("moved").await?;
-    stage.delete("pvc/made").await?;
-    eventually("the cloud's volume is gone with its claim", POD, async || {
-        ensure!(stage.bed.cloud.volume(&made).is_err(), "it is there");
-        Ok(())
+/// The old driver is in the middle of a creation, for whose answer it waits 30 s. The volume's id.
+async fn is_being_made(stage: &Stage<'_>) -> Result<String> {
+    stage.bed.cloud.add_fault(Fault::delay(Operation::CreateBlock, When::After, Duration::from_secs(600)).times(1));
+    stage.make(&[claim("midway", CLASS, 10)]).await?;
+    let midway = eventually("the cloud has the fourth volume", POD, async || {
+        let volumes = stage.bed.cloud.view().volumes;
+        ensure!(volumes.len() == 4, "it has {}", volumes.len());
+        Ok(volumes[3].id.clone())
     })
     .await?;
+    stage.is_pending("midway").await?;
+    Ok(midway)
+}
+
+/// On the node where the old driver mounted them, on another one by an attachment of our own, and to their end.
+async fn old_volumes_go_on(stage: &Stage<'_>) -> Result<()> {
+    let [first, second] = nodes(stage);
+    old::let_stage(stage, "waits").await?;
+    for claim in ["made", "by-hand"] {
+        volumes::goes_on(stage, claim).await?;
+    }
+    let written = volumes::beats(stage, "made", "made").await?;
+    stage.run(&Pod::new("joins").on(&first).with("made")).await?;
+    volumes::has_beats(stage, "joins", "made", written).await?;
+    volumes::moves(stage, "made", &["made", "joins"], &Pod::new("moved").on(&second).with("made")).await?;
+    stage.end("moved").await?;
+    volumes::goes_with_its_claim(stage, "made").await?;
+
     stage.grow("by-hand", 20).await?;
     stage.has_grown("by-hand", 20).await?;
     let size = stage.size_mib("by-hand", "/by-hand").await?;
     ensure!(size > 19_000, "it has grown to 20 GiB, and {size} MiB are there");
+    // It goes on being written to, now by a mount of this driver, which is what the old one finds.
+    volumes::moves(stage, "by-hand", &["by-hand"], &volumes::writer("by-hand").on(&second)).await?;
 
-    // New ones, by the classes that were there
+    if old::has_shares(stage) {
+        volumes::goes_on(stage, "shared").await?;
+        let written = volumes::beats(stage, "shared", "shared").await?;
+        stage.run(&Pod::new("beside").on(&second).with("shared")).await?;
+        volumes::has_beats(stage, "beside", "shared", written).await?;
+    }
+    // Attached by the old driver, mounted by this one
+    stage.runs("waits").await?;
+    volumes::keep(stage, "waits", &["waits"]).await
+}
+
+/// By the classes that were there; one of them is the volume `midway`.
+async fn new_ones_are_made(stage: &Stage<'_>, midway: &str) -> Result<()> {
     stage.make(&[claim("fresh", CLASS, 10)]).await?;
     for claim in ["fresh", "midway"] {
         stage.is_bound(claim).await?;
     }
     let bound = stage.volume("midway").await?;
-    ensure!(bound == midway.id, "the volume {} that was being made was not taken, but {bound}", midway.id);
+    ensure!(bound == midway, "the volume {midway} that was being made was not taken, but {bound}");
     let volumes = stage.bed.cloud.view().volumes.len();
     ensure!(volumes == 4, "four claims have {volumes} volumes");
-    stage.run(&Pod::new("new").on(&first).with("fresh").with("midway")).await?;
-    // Attached by the old driver, mounted by this one
-    stage.runs("waits").await?;
-    stage.sh("waits", "echo kept > /waits/file && sync /waits/file").await?;
-    driver::is_refused_nothing(stage.bed).await?;
-
-    goes_back(stage, folder).await?;
-    guide::never_both(stage.bed).await
+    stage.run(&Pod::new("new").on(&stage.first()).with("fresh").with("midway")).await?;
+    volumes::keep(stage, "new", &["fresh", "midway"]).await
 }
 
-/// A cluster with the old driver, two volumes of it, pods that write to them, and one that is attached and not yet mounted.
+/// Where the flow begins and where it goes on, which is the same where there is one node.
+fn nodes(stage: &Stage<'_>) -> [String; 2] {
+    [stage.first(), stage.second().unwrap_or_else(|_| stage.first())]
+}
+
+/// A cluster with the old driver, volumes of it, pods that write to them, and one that is attached and not yet mounted.
 async fn old_cluster(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     driver::uninstall(stage.bed).await?;
     tokio::fs::create_dir(folder).await?;
@@ -126,36 +146,17 @@ async fn old_cluster(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     ensure!(label == "EWR", "the old driver's kubelets label their nodes region=EWR, and this one '{label}'");
     for (claim, fs_type, by_hand) in [("made", "ext4", false), ("by-hand", "xfs", true)] {
         old::volume(stage, claim, fs_type, by_hand).await?;
-        stage.run(&writer(claim).on(&node)).await?;
+        stage.run(&volumes::writer(claim).on(&node)).await?;
+    }
+    if old::has_shares(stage) {
+        old::share(stage, "shared").await?;
+        stage.run(&volumes::writer("shared").on(&node)).await?;
     }
     old::volume(stage, "waits", "ext4", false).await?;
     old::keep_from_staging(stage, "waits").await?;
     stage.make(&[Pod::new("waits").on(&node).with("waits").object]).await?;
     stage.told("waits", "AttachVolume.Attach succeeded").await?;
     old::forget_context(stage.bed).await
-}
-
-async fn goes_back(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
-    let before = guide::objects(stage, "").await?;
-    let marked = marked(stage.bed).await?;
-    ensure!(!marked.is_empty(), "no volume has the mark that the guide takes away");
-    let blocks = guide::blocks(stage.bed, "back")?;
-    raw_volumes_are_in_the_way(stage, folder, &blocks[0]).await?;
-    let (last, blocks) = blocks.split_last().context("there is no way back")?;
-    for block in blocks {
-        guide::follow(stage.bed, folder, block).await?;
-    }
-    let marked = self::marked(stage.bed).await?;
-    ensure!(marked.is_empty(), "they have the mark still: {marked:?}");
-    guide::follow(stage.bed, folder, last).await?;
-    old::is_ready(stage.bed).await?;
-    guide::unchanged(stage, &before, "").await?;
-    goes_on(stage, "by-hand").await?;
-    let written = beats(stage, "by-hand", "by-hand").await?;
-    stage.end("by-hand").await?;
-    let node = stage.second().unwrap_or_else(|_| stage.first());
-    stage.run(&Pod::new("back").on(&node).with("by-hand")).await?;
-    has_beats(stage, "back", "by-hand", written).await
 }
 
 /// A PersistentVolume of 10 GiB by hand, for a disk that isn't there.
@@ -203,15 +204,6 @@ async fn what_is_left_is_in_the_way(stage: &Stage<'_>, folder: &Path, step: &str
     Ok(())
 }
 
-/// The old driver may format a raw volume, so the guide's first step back fails where there is one.
-async fn raw_volumes_are_in_the_way(stage: &Stage<'_>, folder: &Path, step: &str) -> Result<()> {
-    stage.bed.kubectl.apply(&[persistent_volume("raw", "Block", &Value::Null)]).await?;
-    let followed = guide::follow(stage.bed, folder, step).await;
-    stage.bed.kubectl.delete(&["persistentvolume", "raw"], POD).await?;
-    ensure!(followed.is_err(), "the guide goes on though there is a raw volume");
-    Ok(())
-}
-
 /// Puts this driver back, and takes away what the namespace doesn't take with it.
 async fn restore(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
     let bed = &mut *stage.bed;
@@ -239,58 +231,4 @@ async fn restore(stage: &mut Stage<'_>, folder: &Path) -> Result<()> {
 /// The old driver's manifest, as the guide calls it.
 fn manifest(folder: &Path) -> PathBuf {
     folder.join("vultr-csi.yml")
-}
-
-/// A pod that is called as its claim, writes to it every second, and fails when it can't.
-fn writer(claim: &str) -> Pod {
-    let mut pod = Pod::new(claim).with(claim).set("restartPolicy", json!("Never"));
-    let beat = format!("echo beat >> /{claim}/beats && sync /{claim}/beats");
-    let write = format!("trap exit TERM; while sleep 1; do {beat} || exit 1; done");
-    pod.object["spec"]["containers"][0]["command"] = json!(["sh", "-c", write]);
-    pod
-}
-
-/// How often it wrote.
-async fn beats(stage: &Stage<'_>, pod: &str, claim: &str) -> Result<u64> {
-    let beats = stage.sh(pod, &format!("wc -l < /{claim}/beats")).await?;
-    beats.parse().with_context(|| format!("wc says {beats}"))
-}
-
-/// Looks that another pod finds what was written, which was so much at least.
-async fn has_beats(stage: &Stage<'_>, pod: &str, claim: &str, written: u64) -> Result<()> {
-    let beats = beats(stage, pod, claim).await?;
-    ensure!(written > 0 && beats >= written, "{pod} finds {beats} lines in {claim}, which had {written}");
-    Ok(())
-}
-
-/// Waits until the writer has written more.
-async fn goes_on(stage: &Stage<'_>, claim: &str) -> Result<()> {
-    let before = beats(stage, claim, claim).await?;
-    eventually(&format!("{claim} is written to"), POD, async || {
-        let after = beats(stage, claim, claim).await?;
-        ensure!(after > before, "{before} times before, {after} now");
-        Ok(())
-    })
-    .await
-}
-
-/// Waits until no instance has a volume, and no attachment is left of its PersistentVolume.
-async fn is_detached(stage: &Stage<'_>, volume: &str, persistent: &str) -> Result<()> {
-    eventually("the volume is detached", POD, async || {
-        let attached = stage.bed.cloud.volume(volume)?.attached_to;
-        ensure!(attached.is_none(), "{attached:?} has it");
-        let attachments = stage.bed.kubectl.list(&["volumeattachments"]).await?;
-        let of_it = attachments.iter().find(|one| text(one, "/spec/source/persistentVolumeName") == persistent);
-        ensure!(of_it.is_none(), "there is {of_it:?}");
-        Ok(())
-    })
-    .await
-}
-
-/// The volumes that the newer provisioner has marked.
-async fn marked(bed: &Bed) -> Result<Vec<String>> {
-    let volumes = bed.kubectl.list(&["persistentvolumes"]).await?;
-    let has_mark = |marks: &Vec<Value>| marks.iter().any(|mark| mark == MARK);
-    let marked = volumes.iter().filter(|volume| volume["metadata"]["finalizers"].as_array().is_some_and(has_mark));
-    Ok(marked.map(|volume| text(volume, "/metadata/name").to_owned()).collect())
 }

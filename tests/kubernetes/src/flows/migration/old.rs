@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::process::Command;
-use vultr_sim::SeedVolume;
+use vultr_sim::{SeedVfs, SeedVolume};
 
 use crate::{
     bed::{Bed, text},
@@ -171,24 +171,56 @@ pub(super) async fn volume(stage: &Stage<'_>, claim: &str, fs_type: &str, by_han
     let made = stage.bed.cloud.seed_volume(SeedVolume::new(&format!("pvc-of-{claim}"), "ewr", 10)).await?;
     let disk = made.disk_file.context("a volume without a disk")?;
     format(fs_type, &disk).await?;
-    let mut volume = json!({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": format!("pvc-of-{claim}")},
-        "spec": {
-            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "10Gi"}, "storageClassName": crate::stage::CLASS,
-            "persistentVolumeReclaimPolicy": if by_hand { "Retain" } else { "Delete" },
-            "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": stage.namespace, "name": claim},
-            "csi": {"driver": NAME, "volumeHandle": made.id, "fsType": fs_type},
-        },
-    });
+    let mut volume = persistent(stage, claim, &made.id, fs_type);
     if by_hand {
         let region = json!({"key": "region", "operator": "In", "values": ["EWR"]});
         volume["spec"]["nodeAffinity"] = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [region]}]}});
     } else {
-        volume["metadata"]["annotations"] = json!({"pv.kubernetes.io/provisioned-by": NAME});
-        let identity = format!("1730000000000-2480-{NAME}");
-        volume["spec"]["csi"]["volumeAttributes"] = json!({"storage.kubernetes.io/csiProvisionerIdentity": identity});
+        provisioned(&mut volume);
     }
-    let mut claimed = crate::stage::claim(claim, crate::stage::CLASS, 10);
+    claimed(stage, claim, volume).await
+}
+
+/// The same with a shared file system, of its provisioner.
+pub(super) async fn share(stage: &Stage<'_>, claim: &str) -> Result<()> {
+    let made = stage.bed.cloud.seed_vfs(SeedVfs::new(&format!("pvc-of-{claim}"), "ewr", 10)).await?;
+    let mut volume = persistent(stage, claim, &made.id, "ext4");
+    volume["spec"]["accessModes"] = json!(["ReadWriteMany"]);
+    volume["spec"]["storageClassName"] = json!("vultr-vfs-storage");
+    provisioned(&mut volume);
+    claimed(stage, claim, volume).await
+}
+
+/// Whether the nodes can mount one.
+pub(super) fn has_shares(stage: &Stage<'_>) -> bool {
+    stage.bed.nodes[0].is_virtual()
+}
+
+/// The PersistentVolume of 10 GiB of a claim.
+fn persistent(stage: &Stage<'_>, claim: &str, handle: &str, fs_type: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": format!("pvc-of-{claim}")},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "10Gi"}, "storageClassName": crate::stage::CLASS,
+            "persistentVolumeReclaimPolicy": "Retain",
+            "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": stage.namespace, "name": claim},
+            "csi": {"driver": NAME, "volumeHandle": handle, "fsType": fs_type},
+        },
+    })
+}
+
+/// As its provisioner leaves it.
+fn provisioned(volume: &mut Value) {
+    volume["metadata"]["annotations"] = json!({"pv.kubernetes.io/provisioned-by": NAME});
+    volume["spec"]["persistentVolumeReclaimPolicy"] = json!("Delete");
+    let identity = format!("1730000000000-2480-{NAME}");
+    volume["spec"]["csi"]["volumeAttributes"] = json!({"storage.kubernetes.io/csiProvisionerIdentity": identity});
+}
+
+/// Makes it and the claim that is bound to it.
+async fn claimed(stage: &Stage<'_>, claim: &str, volume: Value) -> Result<()> {
+    let mut claimed = crate::stage::claim(claim, text(&volume, "/spec/storageClassName"), 10);
+    claimed["spec"]["accessModes"] = volume["spec"]["accessModes"].clone();
     claimed["spec"]["volumeName"] = volume["metadata"]["name"].clone();
     stage.make(&[volume, claimed]).await?;
     stage.is_bound(claim).await
@@ -226,13 +258,16 @@ pub(super) async fn forget_context(bed: &Bed) -> Result<()> {
         let context =
             attachment["status"]["attachmentMetadata"].as_object().context("an attachment without context")?;
         ensure!(context.contains_key("mount_vol_name"), "an attachment tells no disk: {attachment}");
-        let others = context.keys().filter(|key| *key != "mount_vol_name").map(|key| (key.clone(), Value::Null));
+        // Before it had shares it wrote nothing else.
+        let told: &[&str] =
+            if context["storage_type"] == "vfs" { &["mount_vol_name", "storage_type"] } else { &["mount_vol_name"] };
+        let others = context.keys().filter(|key| !told.contains(&key.as_str())).map(|key| (key.clone(), Value::Null));
         let patch = json!({"status": {"attachmentMetadata": Value::Object(others.collect())}}).to_string();
         let name = text(&attachment, "/metadata/name");
         let patched = ["patch", "volumeattachment", name, "--subresource=status", "--type=merge", "-o", "json", "-p"];
         let patched: Value = serde_json::from_str(&bed.kubectl.run(&[&patched[..], &[&patch]].concat()).await?)?;
         let left = patched["status"]["attachmentMetadata"].as_object().map_or(0, serde_json::Map::len);
-        ensure!(left == 1, "it has still more in its context: {patched}");
+        ensure!(left == told.len(), "it has still more in its context: {patched}");
     }
     Ok(())
 }
