@@ -16,7 +16,7 @@ use crate::{
 
 /// The driver's own lease, as the chart calls it.
 const LEASE: &str = "cloud-block-csi-controller";
-/// Those of the sidecars.
+/// Those of the sidecars, the provisioner's and the attacher's first.
 const SIDECARS: [&str; 4] = [
     "block-csi-vultr-com",
     "external-attacher-leader-block-csi-vultr-com",
@@ -28,6 +28,11 @@ const SILENCE: Duration = Duration::from_secs(15);
 
 pub(super) async fn two_controllers_and_one_is_active(stage: &mut Stage<'_>) -> Result<()> {
     let shown = two(stage).await;
+    if shown.is_err() {
+        // They are other pods afterwards.
+        let told = driver::told(stage.bed).await.unwrap_or_else(|error| format!("{error:#}"));
+        std::fs::write(stage.bed.processes.log("two-controllers"), told)?;
+    }
     let restored = restore(stage.bed).await;
     shown.and(restored)
 }
@@ -129,11 +134,29 @@ async fn two(stage: &mut Stage<'_>) -> Result<()> {
     .await?;
     works_in(stage.bed, &third).await?;
     driver::rolled_out(stage.bed, &format!("statefulset/{CONTROLLER}")).await?;
+    passes_from_who_is_robbed(stage).await?;
     stage.end("user").await?;
-    for claim in ["pvc/data", "pvc/more"] {
+    for claim in ["pvc/data", "pvc/more", "pvc/afterwards"] {
         stage.delete(claim).await?;
     }
     driver::is_refused_nothing(stage.bed).await
+}
+
+/// Takes the lease from the active one, whose pod stays. A sidecar finds out that its driver ended by its next call, since gRPC
+/// connects again only then; it ends, and its lease passes on. The attacher calls once a minute, and others when there is
+/// something to do.
+async fn passes_from_who_is_robbed(stage: &Stage<'_>) -> Result<()> {
+    let robbed = identity(stage.bed, LEASE).await?;
+    let patch = json!({"spec": {"holderIdentity": "somebody-else"}}).to_string();
+    stage.bed.kubectl.run(&["patch", "lease", "-n", NAMESPACE, LEASE, "--type=merge", "-p", &patch]).await?;
+    let taken = identity(stage.bed, LEASE).await?;
+    ensure!(taken != robbed, "{robbed} was robbed of the lease, and took it again");
+    let asked = Instant::now();
+    stage.make(&[claim("afterwards", "immediate", 10)]).await?;
+    stage.is_bound("afterwards").await?;
+    println!("  after a loss of the lease: a new claim is bound in {:.1} s", asked.elapsed().as_secs_f64());
+    work_in(stage.bed, &pod_of(&taken), &SIDECARS[..2]).await?;
+    driver::rolled_out(stage.bed, &format!("statefulset/{CONTROLLER}")).await
 }
 
 /// Scales up what needs no lease, against its word.
@@ -245,11 +268,16 @@ async fn waits_whole(bed: &Bed, pod: &str) -> Result<()> {
     .await
 }
 
-/// Waits until the sidecars of `pod` are those that work: each is named by its lease, and renews it.
+/// Waits until all sidecars of `pod` are those that work.
 async fn works_in(bed: &Bed, pod: &str) -> Result<()> {
+    work_in(bed, pod, &SIDECARS).await
+}
+
+/// Waits until those of these leases are: each is named by its lease, and renews it.
+async fn work_in(bed: &Bed, pod: &str, leases: &[&str]) -> Result<()> {
     // What is written now may be an earlier pod's of the same name.
     let mut before = Vec::new();
-    for lease in SIDECARS {
+    for lease in leases {
         before.push((lease, record(bed, lease).await?));
     }
     for (lease, before) in before {
