@@ -39,8 +39,10 @@ impl Core {
         let record = self.records.load::<Staged>(volume).await?;
         if mount.is_share() {
             let is_ours = match &record {
-                Some(record) => record.is_share && record.serial == mount.source,
-                None => (self.profile.is_share_tag)(&mount.source),
+                Some(record) if record.is_share && record.serial == mount.source => true,
+                Some(record) if !record.is_share || self.is_share_mounted(record).await? => false,
+                // Another driver let go what is recorded, or what is there is of another run of the kernel.
+                Some(_) | None => (self.profile.is_share_tag)(&mount.source),
             };
             return Ok(match is_ours {
                 true => Owner::Share,
@@ -91,6 +93,13 @@ impl Core {
             (_, None) => false,
         };
         if is_ours { Ok(Owner::Volume(disk)) } else { other() }
+    }
+
+    /// Whether the share that a record is of is mounted anywhere.
+    async fn is_share_mounted(&self, record: &Staged) -> Result<bool, Error> {
+        let Some(number) = record.share_in(self.host.boot()) else { return Ok(false) };
+        let mounts = self.host.mounts().await?;
+        Ok(mounts.iter().any(|mount| mount.device == number && mount.source == record.serial))
     }
 
     /// Whether something of the volume is mounted at `path`; what cannot be found out may be.

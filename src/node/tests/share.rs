@@ -260,6 +260,24 @@ async fn what_vultrs_driver_staged_goes_on_working() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_vultrs_driver_mounted_after_ours_is_let_go_whatever_is_recorded() {
+    let bed = Bed::with_share();
+    bed.node.stage(bed.stage_of(TAG), None).await.unwrap();
+    // On the way back that one lets go of it, and later has it by another attachment.
+    bed.umount_by_hand("staging");
+    bed.detach(TAG);
+    bed.attach(OTHER);
+    bed.mount_by_hand(OTHER, "staging");
+    bed.mount_by_hand(OTHER, "pod");
+    bed.unpublish(1, "pod").await.unwrap();
+    let told = Some(Attachment::Share { tag: OTHER.to_owned() });
+    bed.node.publish(Publish { attachment: told, ..bed.publish_of("pod", false) }).await.unwrap();
+    bed.unpublish(1, "pod").await.unwrap();
+    bed.unstage(1).await.unwrap();
+    assert!(bed.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_share_is_as_large_as_the_cloud_says() {
     let bed = Bed::with_share();
     bed.node.stage(bed.stage_of(TAG), None).await.unwrap();

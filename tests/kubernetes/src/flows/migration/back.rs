@@ -39,7 +39,8 @@ pub(super) async fn volumes_go_on(stage: &Stage<'_>) -> Result<()> {
     volumes::moves(stage, "by-hand", &["by-hand"], &Pod::new("back").on(&first).with("by-hand")).await?;
     if old::has_shares(stage) {
         volumes::goes_on(stage, "shared").await?;
-        let pod = Pod::new("apart").on(&first).with("shared");
+        // Where this driver had it, whose record of that is there still when it comes back.
+        let pod = Pod::new("apart").on(&second).with("shared");
         volumes::moves(stage, "shared", &["shared", "beside"], &pod).await?;
     }
     for (pod, claims) in [("new", &["fresh", "midway"][..]), ("waits", &["waits"])] {
