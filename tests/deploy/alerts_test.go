@@ -121,7 +121,10 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 			not: map[string]string{
 				"it runs":             `up{` + controller + `} 1x180`,
 				"it is started again": `up{` + controller + `} 1x80 0x5 1x94`,
-				"one of two runs":     "up{" + controller + "} 0x180\nup{job=\"cloud-block-csi-controller\",instance=\"b\"} 1x180",
+				// Before, nobody looked.
+				"it came up late":          `up{` + controller + `} _x60 0x6 1x114`,
+				"it was away, and is back": `up{` + controller + `} 1x80 0x8 1x92`,
+				"one of two runs":          "up{" + controller + "} 0x180\nup{job=\"cloud-block-csi-controller\",instance=\"b\"} 1x180",
 			},
 		},
 		"CloudBlockCsiControllerIdle": {
@@ -168,6 +171,7 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 				"the only one that made": "up{" + controller + "} 1x180\n" + makes + "0x180",
 			},
 			not: map[string]string{
+				"kube-state-metrics went away":      "up{" + controller + "} 1x1700\n" + attacher + "0+60x1600 _x100\n" + makes + "0+60x1600 _x100",
 				"it is renewed":                     "up{" + controller + "} 1x180\n" + attacher + "0+60x180",
 				"another sidecar took it":           "up{" + controller + "} 1x180\n" + attacher + "0+60x80 4800x5 5160+60x94",
 				"all was taken away":                "up{" + controller + "} 1x1600 _x100\n" + attacher + "0+60x1600 _x100",
@@ -192,6 +196,8 @@ func TestEveryAlertFiresWhenItShouldAndElseNot(t *testing.T) {
 			not: map[string]string{
 				"it answers":          `up{` + node + `} 1x180`,
 				"it is started again": `up{` + node + `} 1x80 0x5 1x94`,
+				"its node went away":  `up{` + node + `} 1x80 0x7 stale _x92`,
+				"it came up late":     `up{` + node + `} _x60 0x6 1x114`,
 				"it is another's":     `up{job="kubelet",instance="n"} 0x180`,
 			},
 		},

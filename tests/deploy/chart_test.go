@@ -208,7 +208,7 @@ func TestEverySidecarHasItsLeaseAndItsTime(t *testing.T) {
 		if name == "driver" {
 			continue
 		}
-		for _, wanted := range []string{"--leader-election", "--timeout=180s", "--retry-interval-max=1m", "--csi-address=/csi/csi.sock"} {
+		for _, wanted := range []string{"--leader-election", "--timeout=240s", "--retry-interval-max=1m", "--csi-address=/csi/csi.sock"} {
 			if !slices.Contains(texts(dig[[]any](one, "args")), wanted) {
 				t.Errorf("%s has no %s", name, wanted)
 			}

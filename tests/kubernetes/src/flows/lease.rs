@@ -154,7 +154,10 @@ async fn passes_from_who_is_robbed(stage: &Stage<'_>) -> Result<()> {
     let asked = Instant::now();
     stage.make(&[claim("afterwards", "immediate", 10)]).await?;
     stage.is_bound("afterwards").await?;
-    println!("  after a loss of the lease: a new claim is bound in {:.1} s", asked.elapsed().as_secs_f64());
+    println!(
+        "  after {robbed} lost the lease to {taken}: a new claim is bound in {:.1} s",
+        asked.elapsed().as_secs_f64()
+    );
     work_in(stage.bed, &pod_of(&taken), &SIDECARS[..2]).await?;
     driver::rolled_out(stage.bed, &format!("statefulset/{CONTROLLER}")).await
 }
