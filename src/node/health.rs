@@ -114,6 +114,10 @@ impl Core {
             Some(record) => places_of(&mounts, record.device),
             None => Vec::new(),
         };
+        // The kernel gives a share's number to another one when the first is mounted no more.
+        if let Some(record) = record.as_ref().filter(|record| record.is_share) {
+            places.retain(|mount| mount.source == record.serial);
+        }
         for path in paths {
             // Where the volume could not be brought to there may be nothing, or something else.
             if let Ok(path) = self.resolve_mounted(volume, path).await {

@@ -91,6 +91,18 @@ async fn a_tag_that_comes_again_with_another_share_is_not_taken_for_the_first() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_ails_another_share_of_its_number_is_not_told_of_it() {
+    let mut bed = staged().await;
+    let number = bed.mount_at("staging").unwrap().device;
+    bed.reboot();
+    bed.attach(OTHER);
+    bed.mount_by_hand(OTHER, "another");
+    assert_eq!(bed.mount_at("another").unwrap().device, number, "the kernel gives numbers again");
+    bed.detach(OTHER);
+    assert_eq!(bed.node.health(id(1), Vec::new()).await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_share_is_told_of_in_time_and_keeps_no_call_for_ever() {
     let bed = staged().await;
     bed.attach(OTHER);
