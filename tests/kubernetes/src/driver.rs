@@ -29,6 +29,8 @@ pub(crate) const NAMESPACE: &str = "kube-system";
 pub(crate) const CONTROLLER: &str = "cloud-block-csi-controller";
 /// The nodes' set.
 pub(crate) const NODE: &str = "cloud-block-csi-node";
+/// All that is its own, pods and else, as `kubectl -l` takes it.
+pub(crate) const OURS: &str = "app.kubernetes.io/name=cloud-block-csi";
 /// How long a rollout may take on emulated processors.
 const ROLLOUT: Duration = Duration::from_secs(240);
 
@@ -99,7 +101,7 @@ impl Next {
 
 /// Looks that controller and nodes run this image of the driver.
 pub(crate) async fn runs_image(bed: &Bed, image: &str) -> Result<()> {
-    let pods = bed.kubectl.list(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=cloud-block-csi"]).await?;
+    let pods = bed.kubectl.list(&["pods", "-n", NAMESPACE, "-l", OURS]).await?;
     ensure!(pods.len() > bed.nodes.len(), "the driver has {} pods", pods.len());
     for pod in &pods {
         let containers = pod["spec"]["containers"].as_array().cloned().unwrap_or_default();
@@ -171,7 +173,7 @@ pub(crate) async fn rolled_out(bed: &Bed, set: &str) -> Result<()> {
 /// All pods, and what the driver's have said.
 pub(crate) async fn told(bed: &Bed) -> Result<String> {
     let pods = bed.kubectl.run(&["get", "pods", "-A", "-o", "wide"]).await?;
-    let ours = ["logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=cloud-block-csi"];
+    let ours = ["logs", "-n", NAMESPACE, "-l", OURS];
     let whole = ["--all-containers", "--prefix", "--tail=-1", "--ignore-errors"];
     let logs = bed.kubectl.run(&[&ours[..], &whole].concat()).await.unwrap_or_else(|error| format!("{error:#}"));
     Ok(format!("{pods}\n{logs}"))
@@ -316,7 +318,7 @@ pub(crate) async fn rendered(bed: &Bed, settings: &[&str]) -> Result<String> {
 
 /// Looks that the API server has refused the driver and its sidecars nothing, by what they logged.
 pub(crate) async fn is_refused_nothing(bed: &Bed) -> Result<()> {
-    let pods = bed.kubectl.list(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=cloud-block-csi"]).await?;
+    let pods = bed.kubectl.list(&["pods", "-n", NAMESPACE, "-l", OURS]).await?;
     ensure!(!pods.is_empty(), "the driver has no pods");
     for pod in &pods {
         let name = text(pod, "/metadata/name");

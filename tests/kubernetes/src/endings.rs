@@ -7,11 +7,9 @@ use serde_json::Value;
 
 use crate::{
     bed::{Bed, text},
-    driver::NAMESPACE,
+    driver::{NAMESPACE, OURS},
 };
 
-/// The driver's pods, as `kubectl -l` takes them.
-const PODS: &str = "app.kubernetes.io/name=cloud-block-csi";
 /// The exit code of a process that SIGKILL ended.
 const KILLED: i64 = 137;
 
@@ -46,7 +44,7 @@ impl Endings {
         }
         let since = format!("--since={}s", self.since.elapsed().as_secs() + 1);
         let logs =
-            ["logs", "-n", NAMESPACE, "-l", PODS, "-c", "driver", "--prefix", "--tail=-1", "--ignore-errors", &since];
+            ["logs", "-n", NAMESPACE, "-l", OURS, "-c", "driver", "--prefix", "--tail=-1", "--ignore-errors", &since];
         let told = bed.kubectl.run(&logs).await?;
         let panics: Vec<_> = told.lines().filter(|line| line.contains("panicked at")).collect();
         ensure!(panics.is_empty(), "the driver panicked:\n{}", panics.join("\n"));
@@ -57,7 +55,7 @@ impl Endings {
 /// The status of the driver's container in each of its pods, by the pod's UID.
 async fn containers(bed: &Bed) -> Result<Vec<(String, Value)>> {
     let mut found = Vec::new();
-    for mut pod in bed.kubectl.list(&["pods", "-n", NAMESPACE, "-l", PODS]).await? {
+    for mut pod in bed.kubectl.list(&["pods", "-n", NAMESPACE, "-l", OURS]).await? {
         let Value::Array(statuses) = pod["status"]["containerStatuses"].take() else { continue };
         let driver = statuses.into_iter().find(|status| text(status, "/name") == "driver");
         found.extend(driver.map(|driver| (text(&pod, "/metadata/uid").to_owned(), driver)));

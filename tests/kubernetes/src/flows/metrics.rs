@@ -159,7 +159,7 @@ async fn ports_for_prometheus(bed: &Bed) -> Result<BTreeMap<String, u16>> {
         let job = text(&monitor, "/spec/jobLabel");
         ensure!(pod["metadata"]["labels"][job].is_string(), "{} has no {job}", text(pod, "/metadata/name"));
     }
-    let ours = bed.kubectl.list(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=cloud-block-csi"]).await?;
+    let ours = bed.kubectl.list(&["pods", "-n", NAMESPACE, "-l", driver::OURS]).await?;
     let ours: BTreeSet<_> = ours.iter().map(|pod| text(pod, "/metadata/name").to_owned()).collect();
     ensure!(ours.iter().eq(ports.keys()), "it finds {ports:?}, and the driver's pods are {ours:?}");
     Ok(ports)

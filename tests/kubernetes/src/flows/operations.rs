@@ -194,7 +194,7 @@ pub(super) async fn named_after_it(bed: &Bed) -> Result<Vec<String>> {
     let kinds = bed.kubectl.run(&["api-resources", "--verbs=list", "-o", "name"]).await?;
     let kinds: Vec<_> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
     let kinds = kinds.join(",");
-    let labelled = ["get", &kinds, "-A", "-o", "name", "-l", "app.kubernetes.io/name=cloud-block-csi"];
+    let labelled = ["get", &kinds, "-A", "-o", "name", "-l", driver::OURS];
     let mut found: Vec<_> = bed.kubectl.run(&labelled).await?.lines().map(str::to_owned).collect();
     let all = bed.kubectl.run(&["get", &kinds, "-A", "-o", "name"]).await?;
     let names = ["cloud-block-csi", "vultr", "block-csi"];
