@@ -248,9 +248,7 @@ impl Outcome {
             println!("suite: FAILED {spec}: {reason}");
         }
         let skipped: usize = self.skipped.values().map(Vec::len).sum();
-        let again =
-            if self.again.is_empty() { String::new() } else { format!(", {} of them run again", self.again.len()) };
-        println!("suite: {} passed, {} failed, {skipped} skipped{again}", self.passed.len(), self.failed.len());
+        println!("suite: {} passed, {} failed, {skipped} skipped", self.passed.len(), self.failed.len());
     }
 }
 
